@@ -29,7 +29,7 @@ from kintsugi.core.settings import Settings
 from kintsugi.installation.unpause import unpause_dags
 from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile import summary as account
-from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
+from kintsugi.pipeline.reconcile.installation import reconcile_when_quiet
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -168,13 +168,13 @@ def run_campaign(
                 raise StepFailed(
                     f"{GIVEN_UP_AFTER} injections in a row could not begin; see `make status`, then run this again"
                 )
-    document["account"] = counted = account.summary(
+    document["account"] = counted = account.summarize_report(
         reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S)
     )
     document |= {"finished": True, "summary": summary(done, scenarios)}
     write_report(path, document)
     print_campaign(console, document, path)
-    return 0 if passed(document["summary"]) and not account.at_fault(counted) else 1
+    return 0 if passed(document["summary"]) and not account.has_faults(counted) else 1
 
 
 def begin(before: Mapping[str, Any], injections: int, seed: int | None) -> dict[str, Any]:
@@ -278,4 +278,4 @@ def print_campaign(console: Console, document: Mapping[str, Any], path: Path) ->
         "incidents_left_open",
     )
     console.print(", ".join(f"{name.replace('_', ' ')} {figures[name]}" for name in names))
-    console.print(f"All trades: {account.said(document['account'])}; see {path}")
+    console.print(f"All trades: {account.format_summary(document['account'])}; see {path}")

@@ -45,9 +45,9 @@ from kintsugi.installation.up import up
 from kintsugi.operations import readiness
 from kintsugi.operations.context import Context
 from kintsugi.pipeline import synthetic_trade
-from kintsugi.pipeline.cassandra_session import connected
+from kintsugi.pipeline.cassandra_session import session_scope
 from kintsugi.pipeline.reconcile import summary as account
-from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
+from kintsugi.pipeline.reconcile.installation import reconcile_when_quiet
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -178,16 +178,16 @@ def run_crash_test(settings: Settings, *, killings: Sequence[Killing], report: P
             with live_feed(context, rows=FEED_ROWS):
                 walk.do(killing)
             walk.write()
-    counted = account.summary(reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S))
+    counted = account.summarize_report(reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S))
     walk.write(counted)
     wrong = [row for row in walk.rows.values() if not row["as_designed"]]
     for row in wrong:
         walk.console.print(f"[red]{row['victim']} at {row['step']} ({row['node']}): {row['outcome']}")
     walk.console.print(
         f"{len(walk.rows) - len(wrong)} of {len(walk.rows)} as designed; "
-        f"{account.said(counted)}; see {walk.path}"
+        f"{account.format_summary(counted)}; see {walk.path}"
     )
-    return 1 if wrong or account.at_fault(counted) else 0
+    return 1 if wrong or account.has_faults(counted) else 0
 
 
 def kept(before: Mapping[str, Any], killings: Sequence[Killing]) -> dict[str, dict[str, Any]]:
@@ -270,7 +270,7 @@ def stream_goes_on(context: Context) -> str | None:
         trade = synthetic_trade.send_synthetic_trade_to_kafka(context.fleet.endpoints(Role.KAFKA, KAFKA_PORT))
         nodes = [node.address for node in context.fleet.of(Role.CASSANDRA)]
         synthetic_trade.await_arrival(
-            lambda: connected(nodes), trade, lambda waited_s: waited_s > STREAM_DEADLINE_S
+            lambda: session_scope(nodes), trade, lambda waited_s: waited_s > STREAM_DEADLINE_S
         )
     except KintsugiError as error:
         return f"the stream stalled without Airflow: {error}"

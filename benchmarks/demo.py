@@ -23,15 +23,15 @@ from kintsugi.installation.unpause import watches
 from kintsugi.installation.up import up
 from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile import summary as account
-from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
-from kintsugi.pipeline.stream_lag import snapshot
+from kintsugi.pipeline.reconcile.installation import reconcile_when_quiet
+from kintsugi.pipeline.stream_lag import read_snapshot
 from kintsugi.sampledata.generator import generate_day, live_parts
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from kintsugi.infra.airflow_client import Airflow
-    from kintsugi.pipeline.reconcile.reconciliation import FileKey
+    from kintsugi.pipeline.reconcile.progress import FileKey
 
 DAY = date(2024, 10, 8)
 SEED = 20241008
@@ -85,7 +85,7 @@ class Demo:
             counted = reconcile_when_quiet(self.settings, deadline_s=120)
         airflow.unpause(DRIFT_DAG)
         report = {
-            **account.summary(counted),
+            **account.summarize_report(counted),
             "recoveries": recoveries,
             "steps": self.steps,
             "seconds": round(time.monotonic() - started, 1),
@@ -113,7 +113,7 @@ class Demo:
             s3.upload_file(str(path), BUCKET, key)
             self.console.print(f"  s3://{BUCKET}/{key} [dim]{path.stat().st_size:,} bytes")
         self.console.print(
-            f"  {made.trades:,} trades, {made.bad_rows} malformed rows, {made.planted} planted unusual trades "
+            f"  {made.trades:,} trades, {made.bad_rows} malformed rows, {made.blocks} planted unusual trades "
             f"[dim](ground truth: {made.truth_file})"
         )
 
@@ -205,7 +205,7 @@ class Demo:
 
 def still_waiting(context: Context) -> str | None:
     """Return what the pipeline still waits for, as a sentence; None when everything in S3 is stored."""
-    now = snapshot(context.settings)
+    now = read_snapshot(context.settings)
     if now.pending:
         return f"{now.pending} files to ingest"
     if now.lag is None:

@@ -24,7 +24,7 @@ from kintsugi.core.settings import Settings
 from kintsugi.installation.unpause import unpause_dags
 from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile import summary as account
-from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
+from kintsugi.pipeline.reconcile.installation import reconcile_when_quiet
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,15 +79,15 @@ def run_false_positive_test(
             write_report(path, document)
             print_outcome(console, document)
     document |= progress_document(context, began)
-    document["account"] = counted = account.summary(
+    document["account"] = counted = account.summarize_report(
         reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S)
     )
     write_report(path, document)
     print_outcome(console, document)
     for story in document["repairs"]:
         console.print(f"[red]{story['id']} was repaired: {', '.join(story['attempts'])}; {story['reason']}")
-    console.print(f"{account.said(counted)}; see {path}")
-    return 1 if document["repairs"] or account.at_fault(counted) else 0
+    console.print(f"{account.format_summary(counted)}; see {path}")
+    return 1 if document["repairs"] or account.has_faults(counted) else 0
 
 
 def injected(context: Context, seed: int, seconds: float) -> Iterator[Pause]:

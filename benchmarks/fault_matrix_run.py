@@ -30,7 +30,7 @@ from kintsugi.core.settings import Settings
 from kintsugi.installation.unpause import unpause_dags
 from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile import summary as account
-from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
+from kintsugi.pipeline.reconcile.installation import reconcile_when_quiet
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,11 +72,11 @@ def run_fault_matrix(settings: Settings, *, scenarios: Sequence[str] = (), repor
             write_report_so_far(report, rows, left_out, finished=finished)
             print_row(console, row)
     print_matrix(console, rows, left_out)
-    counted = account.summary(reconcile_when_quiet(settings, deadline_s=WHOLE_ACCOUNT_DEADLINE_S))
+    counted = account.summarize_report(reconcile_when_quiet(settings, deadline_s=WHOLE_ACCOUNT_DEADLINE_S))
     write_report_so_far(report, rows, left_out, counted, finished=finished or not scenarios)
-    console.print(f"All trades: {account.said(counted)}; see {report}")
+    console.print(f"All trades: {account.format_summary(counted)}; see {report}")
     as_designed = all(row["as_designed"] and not row["lost"] and not row["doubled"] for row in rows.values())
-    return 0 if as_designed and not account.at_fault(counted) else 1
+    return 0 if as_designed and not account.has_faults(counted) else 1
 
 
 def kept(before: Mapping[str, Any], *, whole: bool) -> tuple[dict[str, dict[str, Any]], bool]:

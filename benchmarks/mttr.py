@@ -64,8 +64,8 @@ from kintsugi.installation.unpause import unpause_dags
 from kintsugi.operations import manual_mode, readiness
 from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile import summary as account
-from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
-from kintsugi.pipeline.stream_lag import snapshot
+from kintsugi.pipeline.reconcile.installation import reconcile_when_quiet
+from kintsugi.pipeline.stream_lag import read_snapshot
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -228,7 +228,7 @@ def run_repairs(
         after, seconds = data(context), time.monotonic() - began
     if left:  # else this run only does the reconciliation that a killed run did not do
         mttr.report["data"] |= {"at_end": after, "stored_per_s": per_second(before, after, seconds)}
-    mttr.report["account"] = counted = account.summary(
+    mttr.report["account"] = counted = account.summarize_report(
         reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S)
     )
     mttr.report["run"]["finished"] = True
@@ -236,7 +236,7 @@ def run_repairs(
     draw(mttr.report, path.with_suffix(".png"))
     print_figures(mttr.console, mttr.report, path)
     healed = all(row["outcome"] == HEALED for row in mttr.report["repairs"])
-    return 0 if healed and not wrongly_acted(mttr.report) and not account.at_fault(counted) else 1
+    return 0 if healed and not wrongly_acted(mttr.report) and not account.has_faults(counted) else 1
 
 
 def run_file(rows: Path) -> Path:
@@ -256,7 +256,7 @@ def await_pace(settings: Settings, rate: int) -> None:
     A stream that still catches up takes every processor. Then recoveries and hand starts could not be compared.
     """
     until = time.monotonic() + STEADY_DEADLINE_S
-    while (lag := snapshot(settings).lag) is None or lag > PACE_LAG_S * rate:
+    while (lag := read_snapshot(settings).lag) is None or lag > PACE_LAG_S * rate:
         if time.monotonic() > until:
             raise StepFailed(
                 f"the stream doesn't keep pace with {rate} trades a second: lag {lag} after {STEADY_DEADLINE_S:.0f} s; "
@@ -309,7 +309,7 @@ def begin(
 def data(context: Context) -> dict[str, Any]:
     """Return the amount of data: stored trades of those that Kafka still holds, and bytes on each node's volume."""
     return {
-        "trades_stored": snapshot(context.settings).stored,
+        "trades_stored": read_snapshot(context.settings).stored,
         "volume_bytes": {
             name: bytes_below(context.settings.node_volume(name)) for name in context.fleet.nodes
         },
@@ -375,7 +375,7 @@ def print_figures(console: Console, report: dict[str, Any], path: Path) -> None:
     console.print(
         f"data at the start, MiB: {shown}; stored {report['data'].get('stored_per_s')} trades a second"
     )
-    console.print(f"{account.said(counted)}; see {path}")
+    console.print(f"{account.format_summary(counted)}; see {path}")
 
 
 def _pair(of: dict[str, Any]) -> str:

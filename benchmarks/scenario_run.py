@@ -53,7 +53,7 @@ from kintsugi.db.store import StoreUnavailable
 from kintsugi.operations import readiness
 from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile import summary as account
-from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
+from kintsugi.pipeline.reconcile.installation import reconcile_when_quiet
 from kintsugi.recovery.guard_model import APPROVE
 
 if TYPE_CHECKING:
@@ -330,7 +330,7 @@ def await_end(run: Run, scenario: Scenario) -> None:
 def reconciliation_report(run: Run, fed: Any) -> dict[str, Any]:
     """Return the reconciliation of the trades that came in meanwhile; empty when it fails."""
     try:
-        return account.summary(
+        return account.summarize_report(
             reconcile_when_quiet(run.context.settings, deadline_s=ACCOUNT_DEADLINE_S, files=fed)
         )
     except (KintsugiError, OSError) as error:

@@ -27,7 +27,7 @@ from kintsugi.core.settings import Settings
 from kintsugi.installation.unpause import unpause_dags
 from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile import summary as account
-from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
+from kintsugi.pipeline.reconcile.installation import reconcile_when_quiet
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,7 +62,7 @@ def run_rounds(
                 others = acted_on_others(incidents_since(context, began), [name])
                 figures.append({**healed, "round": number, "acted_elsewhere": others})
                 write_figures(report, seed, figures, None)
-    counted = account.summary(reconcile_when_quiet(settings, deadline_s=180))
+    counted = account.summarize_report(reconcile_when_quiet(settings, deadline_s=180))
     write_figures(report, seed, figures, counted)
     print_figures(console, figures, counted)
     return 0 if counted["complete"] and not any(row["acted_elsewhere"] for row in figures) else 1
@@ -129,4 +129,4 @@ def print_figures(console: Console, figures: Sequence[dict[str, Any]], counted: 
             console.print(
                 f"[red]while {row['node']} was sick, {', '.join(row['acted_elsewhere'])} was acted upon"
             )
-    console.print(account.said(counted))
+    console.print(account.format_summary(counted))

@@ -26,9 +26,10 @@ import orjson
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from kintsugi.pipeline.row_parser import NEW_YORK, Rejection, parse
+from kintsugi.pipeline.row_parser import NEW_YORK, Rejection, parse_trade
 from kintsugi.pipeline.stream.baselines import BUCKET_VALUES, STATISTICS, newest_before
-from kintsugi.pipeline.stream.derived_tables import RETURNED_NAMES, DerivedTables
+from kintsugi.pipeline.stream.batch_columns import RETURNED_NAMES
+from kintsugi.pipeline.stream.derived_tables import DerivedTables
 from kintsugi.pipeline.stream.flow_windows import AGGRESSOR, IMBALANCE, WINDOW_MS
 from kintsugi.pipeline.stream.in_memory_repository import InMemoryRepository
 from kintsugi.pipeline.stream.signals import HIGH_VOLUME, IV_JUMP, days_of, with_scores
@@ -107,7 +108,10 @@ def usual(spark: SparkSession, made: GeneratedDay) -> list[tuple[Any, ...]]:
     for file in made.eod_files:
         eod = spark.createDataFrame(build_baseline.read_eod(file.read_bytes(), file.name))
         rows += [
-            tuple(r) for r in build_baseline.baseline(build_baseline.bucketed(eod)).select(*names).collect()
+            tuple(r)
+            for r in build_baseline.compute_baseline(build_baseline.assign_buckets(eod))
+            .select(*names)
+            .collect()
         ]
     return rows
 
@@ -125,7 +129,7 @@ def messages(made: GeneratedDay) -> Iterator[pa.Table]:
     offsets = [0] * PARTITIONS
     values: list[dict[str, Any]] = []
     for line in _lines(made):
-        trade = parse(line)
+        trade = parse_trade(line)
         if isinstance(trade, Rejection):
             continue
         partition = sum(trade.symbol.encode()) % PARTITIONS
@@ -156,7 +160,7 @@ def stream(spark: SparkSession, made: GeneratedDay) -> InMemoryRepository:
     store, baseline = InMemoryRepository(), usual(spark, made)
     derived = DerivedTables(store)
     for batch in messages(made):
-        trades = stream_trades.enriched(stream_trades.parsed(spark.createDataFrame(batch)))
+        trades = stream_trades.enrich_trades(stream_trades.parse_messages(spark.createDataFrame(batch)))
         stored = trades.select(*RETURNED_NAMES).toArrow()
         stored = with_scores(stored, newest_before(baseline, days_of(stored)))
         store.store(stored)

@@ -26,7 +26,7 @@ from kintsugi.core.settings import Settings
 from kintsugi.installation.unpause import unpause_dags
 from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile import summary as account
-from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
+from kintsugi.pipeline.reconcile.installation import reconcile_when_quiet
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -95,13 +95,15 @@ def run_stall_test(settings: Settings, *, seconds: Sequence[float] = (), report:
             rows[scenario.name] = {**row, "seconds": scenario.hold_s}
             write_rows(path, planned, rows, None)
             print_row(console, rows[scenario.name])
-    counted = account.summary(reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S))
+    counted = account.summarize_report(reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S))
     write_rows(path, planned, rows, counted)
     wrong = [row for row in rows.values() if not row["as_designed"]]
     for row in wrong:
         console.print(f"[red]{row['fault']}: {row['outcome']}")
-    console.print(f"{len(rows) - len(wrong)} of {len(rows)} as designed; {account.said(counted)}; see {path}")
-    return 1 if wrong or account.at_fault(counted) else 0
+    console.print(
+        f"{len(rows) - len(wrong)} of {len(rows)} as designed; {account.format_summary(counted)}; see {path}"
+    )
+    return 1 if wrong or account.has_faults(counted) else 0
 
 
 def kept(before: Mapping[str, Any], planned: Sequence[Scenario]) -> dict[str, Row]:

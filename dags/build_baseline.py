@@ -55,7 +55,7 @@ with DAG(
         """Zip the modules that Spark's Python needs; returns the path."""
         from kintsugi.pipeline.stream import submission
 
-        return str(submission.package(load_settings().control / "spark" / "kintsugi.zip"))
+        return str(submission.write_package(load_settings().control / "spark" / "kintsugi.zip"))
 
     statistics = SparkSubmitOperator(
         task_id="statistics",

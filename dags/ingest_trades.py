@@ -70,8 +70,8 @@ with DAG(
         from kintsugi.core.fleet import Role
         from kintsugi.core.settings import KAFKA_PORT, load_settings
         from kintsugi.db.ingest_ledger import IngestLedger
-        from kintsugi.pipeline.ingest.file_ingest import ingest_pending
         from kintsugi.pipeline.ingest.flow_control import flow_control
+        from kintsugi.pipeline.ingest.ingest_run import ingest_pending
 
         settings = load_settings()
         bootstrap = settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
@@ -88,11 +88,11 @@ with DAG(
         """Compare each result with its manifest; raises KintsugiError that names the file."""
         from kintsugi.core.connections import s3_client
         from kintsugi.core.settings import load_settings
-        from kintsugi.pipeline.ingest.file_ingest import check_manifest, sum_up
+        from kintsugi.pipeline.ingest.file_manifest import check_manifest, sum_reports
 
         s3 = s3_client(load_settings())
         for account in accounts:
             check_manifest(s3, account)
-        yield Metadata(TRADES, sum_up(accounts))
+        yield Metadata(TRADES, sum_reports(accounts))
 
     new_file >> check_manifests(ingest())

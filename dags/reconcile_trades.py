@@ -45,7 +45,7 @@ with DAG(
     def reconcile() -> dict[str, Any] | None:
         """Reconcile the files ingested since the last run; raises ReconciliationError when a trade is lost."""
         from kintsugi.core.settings import load_settings
-        from kintsugi.pipeline.reconcile.reconcile import reconcile_ingested
+        from kintsugi.pipeline.reconcile.installation import reconcile_ingested
 
         account = reconcile_ingested(load_settings(), deadline_s=STREAM_DEADLINE_S)
         return account.to_json() if account else None

@@ -105,11 +105,11 @@ with DAG(
         """Compare each result with its manifest; returns the sums. Raises KintsugiError that names the file."""
         from kintsugi.core.connections import s3_client
         from kintsugi.core.settings import load_settings
-        from kintsugi.pipeline.ingest.file_ingest import check_manifest, sum_up
+        from kintsugi.pipeline.ingest.file_manifest import check_manifest, sum_reports
 
         s3 = s3_client(load_settings())
         for account in accounts:
             check_manifest(s3, account)
-        return sum_up(accounts)
+        return sum_reports(accounts)
 
     check_manifests(replay())

@@ -1,9 +1,9 @@
-"""What is usual: statistics of an end-of-day file by bucket, into Cassandra's table ``baseline``.
+"""Compute the baseline: statistics of an end-of-day file by bucket, written to Cassandra's table ``baseline``.
 
-For each (underlying, call/put, delta bin, expiry bin): count, mean, median and standard deviation of the
-day's volume a contract over the contracts that traded, and of implied volatility over those that have
-one. The driver fetches the file from S3, Spark computes, the driver writes the buckets (30 a symbol) and
-then the file's manifest: a file without a manifest is done again, to the same rows.
+For each bucket (underlying, call or put, delta bin, expiry bin) these are count, mean, median and standard deviation:
+of the day's volume over the contracts that traded, and of implied volatility over the contracts that have one. The
+driver reads the file from S3, Spark computes, and the driver writes the buckets (30 a symbol) and then the file's
+manifest. A file without a manifest is processed again, with the same result.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from kintsugi.core.data_source import DataSource, own_source
 from kintsugi.core.errors import InputError, KintsugiError
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import BUCKET, load_settings
-from kintsugi.pipeline.cassandra_session import connected
+from kintsugi.pipeline.cassandra_session import session_scope
 from kintsugi.pipeline.ingest.byte_sources import BytesSource
 from kintsugi.pipeline.ingest.dead_letters import RejectedRows
 from kintsugi.pipeline.ingest.end_of_day import EodRow
 from kintsugi.pipeline.ingest.file_reader import BadLine, eod_rows
 from kintsugi.pipeline.schema import BASELINE_COLUMNS
-from kintsugi.pipeline.stream.baselines import announce, find_source, manifest_key
-from kintsugi.pipeline.stream.cassandra_sink import Writer, by_partition, cassandra_date
+from kintsugi.pipeline.stream.baselines import announce_baseline, find_source, manifest_key
+from kintsugi.pipeline.stream.cassandra_sink import Writer, group_by_partition
 from kintsugi.pipeline.stream.columns import delta_bin, expiry_bin
+from kintsugi.pipeline.stream.cql_values import cassandra_date
 
 log = logging.getLogger("build_baseline")
 
@@ -44,15 +45,15 @@ READ = pa.schema(
         ("delta_1545", pa.float64()),
     ]
 )  # fmt: skip
-ROWS = 50_000  # that are Python objects at a time
+ROWS = 50_000  # that are held as Python objects at once
 BUCKETS = ("symbol", "as_of", "option_type", "delta_bin", "expiry_bin")
 
 
-def bucketed(eod: DataFrame) -> DataFrame:
-    """Rows of the end-of-day file → ``symbol as_of option_type delta_bin expiry_bin volume iv``.
+def assign_buckets(eod: DataFrame) -> DataFrame:
+    """Return the rows of an end-of-day file as ``symbol as_of option_type delta_bin expiry_bin volume iv``.
 
-    Rows that are neither call nor put, that have expired, or that are in no bin are left out: each of the first five
-    columns is a part of a key, and Cassandra takes no null there.
+    Rows that are neither call nor put, have expired, or are in no bin are left out: the first five columns are parts of
+    a key, in which Cassandra accepts no null.
     """
     rows = eod.where(F.col("option_type").isin("C", "P")).select(
         F.col("underlying_symbol").alias("symbol"),
@@ -66,15 +67,14 @@ def bucketed(eod: DataFrame) -> DataFrame:
     return rows.dropna(subset=list(BUCKETS))
 
 
-def baseline(contracts: DataFrame) -> DataFrame:
-    """One row a bucket, columns of BASELINE_COLUMNS.
+def compute_baseline(contracts: DataFrame) -> DataFrame:
+    """Return one row for each bucket, with the columns BASELINE_COLUMNS.
 
-    Volume is that of rows with volume > 0, implied volatility that of rows with iv > 0.
-    Standard deviations are those of a sample, null for a single row, and exactly 0 where all values are equal
-    (Spark's is about 1e-16 then: it merges the parts of a bucket with rounding, and a z-score over that would be
-    1e16). The statistics of nothing are null, their count 0. ``log_stddev``: the standard deviation of the natural
-    logarithm, which is what describes the width of a heavy-tailed distribution; its centre is the logarithm of the
-    median.
+    Volume counts in rows with volume > 0, implied volatility in rows with iv > 0. Standard deviations are those of a
+    sample, null for a single row. They are exactly 0 where all values are equal: Spark merges the parts of a bucket
+    with rounding and returns about 1e-16, and a z-score with that would be 1e16. Without rows the statistics are null,
+    and the count is 0. ``log_stddev``: the standard deviation of the natural logarithm. It describes the width of a
+    heavy-tailed distribution, whose centre is the logarithm of the median.
     """
     volume = F.when(F.col("volume") > 0, F.col("volume").cast("double"))
     iv = F.when(F.col("iv") > 0, F.col("iv"))
@@ -86,81 +86,83 @@ def baseline(contracts: DataFrame) -> DataFrame:
                 ("count", lambda c: F.count(c).cast("int")),
                 ("mean", F.mean),
                 ("median", F.median),
-                ("stddev", lambda c: _deviation(c, F.stddev_samp(c))),
-                ("log_stddev", lambda c: _deviation(c, F.stddev_samp(F.log(c)))),
+                ("stddev", lambda c: _exact_deviation(c, F.stddev_samp(c))),
+                ("log_stddev", lambda c: _exact_deviation(c, F.stddev_samp(F.log(c)))),
             )
         )
     ).select(*(name for name, _ in BASELINE_COLUMNS))  # fmt: skip
 
 
-def _deviation(values: Column, deviation: Column) -> Column:
+def _exact_deviation(values: Column, deviation: Column) -> Column:
     return F.when((F.count(values) > 1) & (F.min(values) == F.max(values)), F.lit(0.0)).otherwise(deviation)
 
 
 def read_eod(body: bytes, key: str, rejected: RejectedRows | None = None) -> pa.Table:
-    """The columns that matter of an end-of-day file, plain, gzip or zip; a bad row is left out.
+    """Read the used columns of an end-of-day file: plain, gzip or zip. Invalid rows are added to ``rejected``.
 
-    ``rejected``: is told of the bad rows. Raises InputError when the file isn't an end-of-day file or has no good row.
+    Raises InputError when the file isn't an end-of-day file or has no valid row.
     """
-    bad = rejected or RejectedRows(key, "")
+    rejected = rejected or RejectedRows(key, "")
     batches: list[pa.RecordBatch] = []
     rows: list[EodRow] = []
-    for number, row in eod_rows(BytesSource(body, key), bad.notes.append):
+    for number, row in eod_rows(BytesSource(body, key), rejected.notes.append):
         if isinstance(row, BadLine):
-            bad.add(number, row)
+            rejected.add(number, row)
             continue
         rows.append(row)
         if len(rows) == ROWS:
-            batches.append(_batch(rows))
+            batches.append(_record_batch(rows))
             rows = []
-    batches.append(_batch(rows))
+    batches.append(_record_batch(rows))
     table = pa.Table.from_batches(batches)
     if not table.num_rows:
-        why = f"; all are rejected: {bad.counts}" if bad.counts else ""
-        raise InputError(f"{key} has no row that can be used{why}; deliver it again")
+        counts = f"; all are rejected: {rejected.counts}" if rejected.counts else ""
+        raise InputError(f"{key} has no row that can be used{counts}; deliver it again")
     return table
 
 
-def _batch(rows: list[EodRow]) -> pa.RecordBatch:
+def _record_batch(rows: list[EodRow]) -> pa.RecordBatch:
     columns = list(zip(*rows, strict=True)) or [()] * len(READ)
     return pa.RecordBatch.from_arrays(
         [pa.array(column, field.type) for column, field in zip(columns, READ, strict=True)], schema=READ
     )
 
 
-def store(contact_points: list[str], rows: list[tuple[Any, ...]]) -> int:
-    """Write bucket rows (BASELINE_COLUMNS, dates as text), and announce them to the stream; returns how many."""
-    prepared = [(row[0], cassandra_date(row[1]), *row[2:]) for row in rows]
-    with connected(contact_points) as session:
+def store_baseline(contact_points: list[str], rows: list[tuple[Any, ...]]) -> int:
+    """Write rows (BASELINE_COLUMNS, dates as text), and announce them to the stream; returns their number."""
+    values = [(row[0], cassandra_date(row[1]), *row[2:]) for row in rows]
+    with session_scope(contact_points) as session:
         writer = Writer(session)
-        written = writer.write(writer.baseline, by_partition(prepared, 1), retry_for=60.0)
-        announce(session)
-        return written
+        count = writer.write(writer.baseline, group_by_partition(values, 1), retry_for=60.0)
+        announce_baseline(session)
+        return count
 
 
-def build(
+def build_baseline(
     spark: SparkSession, s3: Any, key: str, contact_points: list[str], source: DataSource | None = None
 ) -> None:
-    """One file: statistics into Cassandra, then its manifest. An unusable file is recorded as failed.
+    """Write the statistics of one file to Cassandra, then its manifest. An unusable file is recorded as failed.
 
     ``s3``: where the manifest is written. ``source``: where the file is; default: the same bucket.
     """
     data = source or own_source(s3)
-    found = data.client.get_object(Bucket=data.bucket, Key=key)
+    response = data.client.get_object(Bucket=data.bucket, Key=key)
     manifest: dict[str, Any] = {
         "key": key,
-        "etag": found["ETag"],
+        "etag": response["ETag"],
         "state": "done",
         "reason": None,
         "buckets": 0,
         "accepted": 0,
     }
-    rejected = RejectedRows(key, found["ETag"])
+    rejected = RejectedRows(key, response["ETag"])
     try:
-        table = read_eod(found["Body"].read(), key, rejected)
-        rows = [tuple(row) for row in baseline(bucketed(spark.createDataFrame(table))).collect()]
+        table = read_eod(response["Body"].read(), key, rejected)
+        rows = [
+            tuple(row) for row in compute_baseline(assign_buckets(spark.createDataFrame(table))).collect()
+        ]
         manifest |= {
-            "rows": table.num_rows, "accepted": table.num_rows, "buckets": store(contact_points, rows),
+            "rows": table.num_rows, "accepted": table.num_rows, "buckets": store_baseline(contact_points, rows),
             "reason": rejected.note(),
         }  # fmt: skip
     except InputError as error:
@@ -170,14 +172,14 @@ def build(
     rejected.upload(s3, BUCKET)
     manifest["finished_at"] = datetime.now(UTC).isoformat()
     s3.put_object(
-        Bucket=BUCKET, Key=manifest_key(key, found["ETag"]), Body=json.dumps(manifest).encode(),
+        Bucket=BUCKET, Key=manifest_key(key, response["ETag"]), Body=json.dumps(manifest).encode(),
         ContentType="application/json",
     )  # fmt: skip
     log.info("%s: %s", key, {k: v for k, v in manifest.items() if k != "key"})
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Build the baseline of each ``--key``; 1 when Cassandra or S3 failed."""
+    """Build the baseline of each file; returns 1 when Cassandra or S3 failed."""
     parser = argparse.ArgumentParser(description="Statistics of end-of-day files into Cassandra.")
     parser.add_argument("keys", help="end-of-day files with commas between: keys, or s3://bucket/key")
     options = parser.parse_args(argv)
@@ -190,7 +192,7 @@ def main(argv: list[str] | None = None) -> int:
         sources = data_sources(settings)
         for uri in filter(None, options.keys.split(",")):
             source, key = find_source(sources, uri)
-            build(spark, s3_client(settings), key, contact_points, source)
+            build_baseline(spark, s3_client(settings), key, contact_points, source)
     except KintsugiError as error:
         log.error("%s", error)
         return 1

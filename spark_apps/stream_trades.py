@@ -1,13 +1,18 @@
-"""The stream: trades from Kafka, enriched, into Cassandra. Runs until it is told to stop.
+"""The stream: read trades from Kafka, enrich them, and write them to Cassandra. Runs until it is stopped.
 
-One driver at any time (a lock on the checkpoint); it starts from the checkpoint or, without one, from the
-consumer group's offsets. A batch is: rows stored at LOCAL_QUORUM by the executors, what follows from them
-(`derived`: windows, unusual trades, cancels) by the driver, then the group's offsets, then the
-checkpoint. All rows are absolute upserts, so whatever is repeated after a crash changes nothing. A failing batch
-restarts the query; when that brings no progress the process ends with status 1, and its supervisor starts
-another, which starts from the group's offsets: the checkpoint may be what it failed for, so it is set aside.
+Only one driver runs at any time, by a lock on the checkpoint. It starts from the checkpoint or, without one, from the
+consumer group's offsets. The steps of a batch:
 
-Run by `kintsugi.pipeline.stream.submission.submit_command`, which holds the flags for spark-submit.
+1. The executors store the trades at LOCAL_QUORUM.
+2. The driver writes what follows from them (`derived_tables`: windows, unusual trades, cancels).
+3. The driver commits the group's offsets.
+4. Spark writes the checkpoint.
+
+All rows are absolute upserts, so a batch that is repeated after a crash changes nothing. When a batch fails, the query
+is restarted. When that makes no progress, the process ends with status 1, and its supervisor starts another one. The
+checkpoint may be the cause, so it is set aside, and the new driver starts from the group's offsets.
+
+`kintsugi.pipeline.stream.submission.submit_command` runs it, with all flags of spark-submit.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -32,23 +38,23 @@ from pyspark.sql.streaming.query import StreamingQuery  # noqa: TC002 - heavy on
 
 from kintsugi.core.errors import GuardRefused, KintsugiError
 from kintsugi.core.settings import TOPIC
-from kintsugi.pipeline.cassandra_session import connect
+from kintsugi.pipeline.cassandra_session import connect_session
 from kintsugi.pipeline.consumer_offsets import (
     OffsetCommitter,
     batch_ends,
     checkpoint_position,
     starting_offsets,
 )
-from kintsugi.pipeline.schema import TRADE_COLUMNS, VERSION_COLUMN, migrate
+from kintsugi.pipeline.schema import TRADE_COLUMNS, VERSION_COLUMN, migrate_tables
 from kintsugi.pipeline.stream.baselines import BaselineCache
+from kintsugi.pipeline.stream.batch_columns import RETURNED as TRADES_RETURNED
+from kintsugi.pipeline.stream.batch_columns import RETURNED_NAMES as TRADE_NAMES
 from kintsugi.pipeline.stream.cassandra_repository import CassandraRepository
 from kintsugi.pipeline.stream.cassandra_sink import arrow_sink
-from kintsugi.pipeline.stream.columns import canceled, delta_bin, expiry_bin, match_key, premium, side
-from kintsugi.pipeline.stream.derived_tables import RETURNED as OF_TRADES
-from kintsugi.pipeline.stream.derived_tables import RETURNED_NAMES as TRADE_NAMES
+from kintsugi.pipeline.stream.columns import delta_bin, expiry_bin, is_cancel, match_key, premium, side
 from kintsugi.pipeline.stream.derived_tables import DerivedTables
 from kintsugi.pipeline.stream.driver_reports import StreamLetters
-from kintsugi.pipeline.stream.message_check import RAW_BYTES, problem
+from kintsugi.pipeline.stream.message_check import RAW_BYTES, find_problem
 from kintsugi.pipeline.stream.signals import days_of, with_scores
 
 if TYPE_CHECKING:
@@ -78,16 +84,16 @@ MESSAGE = T.StructType(
 )  # fmt: skip
 
 
-# Of a message that is no trade: why not, its first bytes, and how many it has; null for a trade.
+# Of a message that isn't a trade: the reason, its first bytes, and their total number; null for a trade.
 REFUSED = (("problem", "string"), ("raw", "binary"), ("bytes", "int"))
-RETURNED = ", ".join((OF_TRADES, *(f"{name} {kind}" for name, kind in REFUSED)))
+RETURNED = ", ".join((TRADES_RETURNED, *(f"{name} {kind}" for name, kind in REFUSED)))
 RETURNED_NAMES = (*TRADE_NAMES, *(name for name, _ in REFUSED))
 
 
-def parsed(messages: DataFrame) -> DataFrame:
-    """Kafka records (``value``, ``partition``, ``offset``, ``timestamp``) → one row each, the columns of `Trade`.
+def parse_messages(messages: DataFrame) -> DataFrame:
+    """Parse Kafka records (``value``, ``partition``, ``offset``, ``timestamp``) into a row each, columns of `Trade`.
 
-    They are null where ``problem`` says that the record is no trade; then ``raw`` and ``bytes`` tell what it is.
+    If a record isn't a trade, ``problem`` says why, these columns are null, and ``raw`` and ``bytes`` have its content.
     ``stamp``: the version of the trade's row, see `schema.VERSION_COLUMN`.
     """
     value, trade = F.col("value"), F.col("trade")
@@ -98,7 +104,7 @@ def parsed(messages: DataFrame) -> DataFrame:
             F.from_json(value.cast("string"), MESSAGE).alias("trade"), "value", "partition", "offset",
             stamp.alias("stamp"),
         )
-        .withColumn("problem", problem(trade, value))
+        .withColumn("problem", find_problem(trade, value))
         .select(
             F.when(~refused, trade).alias("trade"), "partition", "offset", "stamp", "problem",
             F.when(refused, F.substring(value, 1, RAW_BYTES)).alias("raw"),
@@ -108,9 +114,9 @@ def parsed(messages: DataFrame) -> DataFrame:
     )  # fmt: skip
 
 
-def enriched(trades: DataFrame) -> DataFrame:
-    """Adds ``premium`` (dollars), ``side``, ``canceled``, ``expiry_bin``, ``delta_bin``, ``match``; the rest stays."""
-    condition = F.when(canceled(F.col("condition")), F.col("canceled_condition")).otherwise(
+def enrich_trades(trades: DataFrame) -> DataFrame:
+    """Add the columns ``premium`` (dollars), ``side``, ``canceled``, ``expiry_bin``, ``delta_bin``, ``match``."""
+    condition = F.when(is_cancel(F.col("condition")), F.col("canceled_condition")).otherwise(
         F.col("condition")
     )
     return trades.withColumns(
@@ -118,21 +124,21 @@ def enriched(trades: DataFrame) -> DataFrame:
             "match": match_key(condition),
             "premium": premium(F.col("size"), F.col("price")),
             "side": side(F.col("price"), F.col("bid"), F.col("ask")),
-            "canceled": canceled(F.col("condition")),
+            "canceled": is_cancel(F.col("condition")),
             "expiry_bin": expiry_bin(F.col("trade_date"), F.col("expiration")),
             "delta_bin": delta_bin(F.col("delta")),
         }
     )
 
 
-class Outdated(KintsugiError):
+class OutdatedPlan(KintsugiError):
     """The batch needs another plan than its query has."""
 
 
-class Plan:
-    """What is done with every batch, planned once a query: to plan it takes several times as long as a small batch.
+class QueryPlan:
+    """The plan of every batch. It is made once a query, because planning takes several times as long as a small batch.
 
-    A query whose plan is `outdated` ends before its next batch, and the next one begins with that batch.
+    A query with an outdated plan ends before its next batch, and the next query begins with that batch.
     """
 
     def __init__(
@@ -144,16 +150,16 @@ class Plan:
         self._sink = sink
         self._tasks = 0
 
-    def stored(self, messages: DataFrame) -> DataFrame:
-        """Kafka records → a row of `RETURNED` for each of them, once those that are trades are stored."""
+    def store_messages(self, messages: DataFrame) -> DataFrame:
+        """Store the Kafka records that are trades, and return a row of `RETURNED` for every record."""
         self._tasks = self._cores()
         columns = dict.fromkeys((*(name for name, _ in (*TRADE_COLUMNS, VERSION_COLUMN)), *RETURNED_NAMES))
-        rows = enriched(parsed(messages)).select(*columns)
-        # One task a core: a task costs more than the rows of a small batch.
+        rows = enrich_trades(parse_messages(messages)).select(*columns)
+        # One task for each core: a task costs more than the rows of a small batch.
         return rows.coalesce(self._tasks).mapInArrow(self._sink, RETURNED)
 
-    def outdated(self) -> str | None:
-        """Why the next batch needs another plan, as half a sentence; None when it doesn't."""
+    def outdated_reason(self) -> str | None:
+        """Return why the next batch needs another plan; None if it doesn't."""
         return "there are more executors now" if self._cores() > self._tasks else None
 
     def _cores(self) -> int:
@@ -161,58 +167,56 @@ class Plan:
 
 
 def batch_writer(
-    plan: Plan,
+    plan: QueryPlan,
     committer: OffsetCommitter,
     letters: StreamLetters,
     baselines: BaselineCache,
-    derived: Callable[[], DerivedTables],
+    open_derived_tables: Callable[[], DerivedTables],
 ) -> Callable[[DataFrame, int], None]:
-    """The function for ``foreachBatch``: store the batch's rows and what follows, then offer its offsets.
+    """Return the function for ``foreachBatch``: store the batch and what follows from it, then offer its offsets.
 
-    Every batch offers them, whatever it holds: a message that is no trade becomes a dead letter and holds up nothing.
-    It takes what `Plan.stored` returns, and raises Outdated, having done nothing, when the plan is. ``derived`` is
-    called once, at the first batch.
+    Every batch offers its offsets, whatever it holds: a message that isn't a trade becomes a dead letter and delays
+    nothing. The function takes the result of `QueryPlan.store_messages`. If the plan is outdated, it raises
+    OutdatedPlan before it does anything. ``open_derived_tables`` is called once, at the first batch.
     """
-    following: list[DerivedTables] = []
+    derived_tables = lru_cache(maxsize=1)(open_derived_tables)
 
-    def write(stored: DataFrame, batch_id: int) -> None:
-        if (why := plan.outdated()) is not None:
-            raise Outdated(f"{why}: the query ends and begins anew, nothing is wrong")
+    def write_batch(stored: DataFrame, batch_id: int) -> None:
+        if (reason := plan.outdated_reason()) is not None:
+            raise OutdatedPlan(f"{reason}: the query is restarted with a new plan, this is no failure")
         rows = stored.toArrow()
-        if not following:
-            following.append(derived())
         trades = rows.filter(rows.column("problem").is_null()).select(list(TRADE_NAMES))
-        summary = following[0].apply(with_scores(trades, baselines.of(days_of(trades))))
+        summary = derived_tables().apply(with_scores(trades, baselines.look_up(days_of(trades))))
         if trades.num_rows < rows.num_rows:
-            letters.refused(rows.filter(rows.column("problem").is_valid()).to_pylist())
+            letters.report_refused(rows.filter(rows.column("problem").is_valid()).to_pylist())
         committer.offer(batch_ends(rows))
         log.info("batch %d: %s, %d refused", batch_id, summary, rows.num_rows - trades.num_rows)
 
-    return write
+    return write_batch
 
 
 def start_offsets(
     bootstrap: list[str], checkpoint: Path, letters: StreamLetters, committer: OffsetCommitter
 ) -> str:
-    """Spark's ``startingOffsets``, which it uses only where the checkpoint doesn't say where to begin.
+    """Return Spark's ``startingOffsets``, which Spark uses only without a position in the checkpoint.
 
-    1. The checkpoint counts as long as Kafka holds everything from its position on.
-    2. Else it is set aside, and the driver begins at the consumer group's offsets, or at the log's beginning where
+    1. The checkpoint counts if Kafka still holds everything from its position on.
+    2. Otherwise it is set aside, and the driver starts at the consumer group's offsets, or at the log's beginning if
        that is later.
-    3. What Kafka deleted before it was stored is reported before anything is read.
-    4. In either case the group gets the position. A driver that was killed between a batch's checkpoint and its
-       commit would otherwise show a lag until the next trade.
+    3. Messages that Kafka deleted before they were stored are reported before anything is read.
+    4. In both cases the position is committed for the group. Otherwise a driver that was killed between the checkpoint
+       and the commit of a batch would show a lag until the next trade.
 
-    Raises KafkaError and KintsugiError; then nothing was begun.
+    Raises KafkaError and KintsugiError; then nothing was started.
     """
     position = checkpoint_position(checkpoint)
     start = starting_offsets(bootstrap, position)
     for lost in start.lost:
         log.error("Kafka deleted messages before they were stored, %s; they are replayed from S3", lost)
     if start.lost:
-        letters.lost(start.lost)
+        letters.report_lost(start.lost)
     if not start.can_serve(position):
-        log.info("no checkpoint in %s that Kafka can serve: starting from %s", checkpoint, start.to_spark())
+        log.info("%s has no checkpoint that Kafka can serve: starting from %s", checkpoint, start.to_spark())
         set_aside(checkpoint)
     committer.offer(start.offsets)
     return start.to_spark()
@@ -221,12 +225,12 @@ def start_offsets(
 def start_query(
     spark: SparkSession,
     options: argparse.Namespace,
-    plan: Plan,
+    plan: QueryPlan,
     write: Callable[[DataFrame, int], None],
     letters: StreamLetters,
     committer: OffsetCommitter,
 ) -> StreamingQuery:
-    """Start the query from its checkpoint or, where that can't be, from the nearest offsets that the log holds."""
+    """Start the query from its checkpoint or, if Kafka can't serve it, from the nearest offsets that Kafka holds."""
     offsets = start_offsets(options.bootstrap.split(","), options.checkpoint, letters, committer)
     messages = (
         spark.readStream.format("kafka")
@@ -243,7 +247,7 @@ def start_query(
         .load()
     )
     return (
-        plan.stored(messages)
+        plan.store_messages(messages)
         .writeStream.queryName("stream_trades")
         .foreachBatch(write)
         .option("checkpointLocation", str(options.checkpoint))
@@ -252,11 +256,13 @@ def start_query(
     )
 
 
-def supervise(spark: SparkSession, plan: Plan, start: Callable[[], StreamingQuery], checkpoint: Path) -> int:
-    """Keep the query running; returns the exit status: 0 stopped, 1 can't be kept running.
+def supervise_query(
+    spark: SparkSession, plan: QueryPlan, start: Callable[[], StreamingQuery], checkpoint: Path
+) -> int:
+    """Keep the query running; returns the exit status: 0 if it was stopped, 1 if it can't be kept running.
 
-    In vain again and again: then the checkpoint is set aside. Nothing is lost by it, because the group's offsets are
-    never ahead of what is stored; and one that is damaged would end every driver to come.
+    After FAILURES_WITHOUT_PROGRESS the checkpoint is set aside, because a damaged one would end every later driver.
+    Nothing is lost by that: the group's offsets are never ahead of what is stored.
     """
     failures = 0
     while True:
@@ -266,58 +272,56 @@ def supervise(spark: SparkSession, plan: Plan, start: Callable[[], StreamingQuer
             query.awaitTermination()
             return 0
         except Exception as error:  # noqa: BLE001 - the query's error, or Kafka not answering at the start
-            if query is not None and (why := plan.outdated()) is not None:
-                log.info("planning anew: %s", why)
+            if query is not None and (reason := plan.outdated_reason()) is not None:
+                log.info("making a new plan: %s", reason)
                 continue
-            progressed = query is not None and any(p["numInputRows"] for p in query.recentProgress)
-            failures = 1 if progressed else failures + 1
+            has_progress = query is not None and any(p["numInputRows"] for p in query.recentProgress)
+            failures = 1 if has_progress else failures + 1
             log.error("the query failed (%d in a row without progress): %s", failures, str(error)[:2000])
         gateway: Any = spark.sparkContext
         if failures >= FAILURES_WITHOUT_PROGRESS:
             set_aside(checkpoint)
-            log.error("giving up; the supervisor starts another driver from the consumer group's offsets")
+            log.error("ending; the supervisor starts another driver from the consumer group's offsets")
             return 1
-        if gateway._jsc.sc().isStopped():  # noqa: SLF001 - no public way
-            log.error("giving up; the supervisor starts another driver from the checkpoint")
+        if gateway._jsc.sc().isStopped():  # noqa: SLF001 - there is no public method
+            log.error("ending; the supervisor starts another driver from the checkpoint")
             return 1
         time.sleep(min(5.0, 0.5 * 2**failures))
 
 
 def set_aside(checkpoint: Path) -> None:
-    """Move what Spark keeps in the checkpoint into a directory beside it, in the place of what lay there before."""
-    if all(kept.name == LOCK for kept in checkpoint.iterdir()):
+    """Move Spark's files in the checkpoint to a directory beside it, and delete the former content of that one."""
+    entries = [entry for entry in checkpoint.iterdir() if entry.name != LOCK]
+    if not entries:
         return
     aside = checkpoint.with_name(f"{checkpoint.name}.set-aside")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
-    for kept in checkpoint.iterdir():
-        if kept.name != LOCK:
-            kept.rename(aside / kept.name)
+    for entry in entries:
+        entry.rename(aside / entry.name)
 
 
-def lock(checkpoint: Path) -> IO[str]:
-    """Hold the checkpoint for this process's life; raises GuardRefused when another driver has it."""
+def lock_checkpoint(checkpoint: Path) -> IO[str]:
+    """Lock the checkpoint until this process ends; raises GuardRefused when another driver has locked it."""
     checkpoint.mkdir(parents=True, exist_ok=True)
-    held = (checkpoint / LOCK).open("a+")
+    lock_file = (checkpoint / LOCK).open("a+")
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        held.close()
-        raise GuardRefused(
-            f"another driver runs on the checkpoint {checkpoint}; two would race, so this one ends"
-        ) from None
-    return held
+        lock_file.close()
+        raise GuardRefused(f"another driver runs on the checkpoint {checkpoint}; this one ends") from None
+    return lock_file
 
 
 def die_with_parent() -> None:
-    """End this process when spark-submit's JVM dies: an orphan would hold the lock and do nothing."""
+    """End this process when spark-submit's JVM dies: an orphan would keep the lock and do nothing."""
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         sys.exit(1)
 
 
-def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Trades from Kafka into Cassandra.")
     parser.add_argument(
         "--bootstrap", required=True, help="comma-separated address:port of the Kafka brokers"
@@ -338,10 +342,10 @@ def main() -> int:
     logging.getLogger("kafka").setLevel(logging.WARNING)
     logging.getLogger("cassandra").setLevel(logging.ERROR)
     logging.getLogger("py4j").setLevel(logging.WARNING)
-    options = arguments()
+    options = parse_arguments()
     die_with_parent()
     try:
-        held = lock(options.checkpoint)
+        lock_file = lock_checkpoint(options.checkpoint)
     except GuardRefused as refusal:
         log.error("%s", refusal)
         return 3
@@ -351,16 +355,17 @@ def main() -> int:
     committer = OffsetCommitter(options.bootstrap.split(","))
     contact_points = tuple(options.contact_points.split(","))
     epoch = time.time_ns() // 1000
-    plan = Plan(spark, arrow_sink(contact_points, RETURNED_NAMES))
+    plan = QueryPlan(spark, arrow_sink(contact_points, RETURNED_NAMES))
     letters = StreamLetters(options.bootstrap.split(","))
 
-    def derived() -> DerivedTables:
-        migrate(list(contact_points))  # a roll-out starts the driver before anybody runs `make up`
-        return DerivedTables(CassandraRepository(connect(list(contact_points))), epoch=epoch)
+    def open_derived_tables() -> DerivedTables:
+        migrate_tables(list(contact_points))  # a roll-out starts the driver before `make up` is run
+        return DerivedTables(CassandraRepository(connect_session(list(contact_points))), epoch=epoch)
 
-    write = batch_writer(plan, committer, letters, BaselineCache(list(contact_points)), derived)
+    baselines = BaselineCache(list(contact_points))
+    write = batch_writer(plan, committer, letters, baselines, open_derived_tables)
     try:
-        return supervise(
+        return supervise_query(
             spark,
             plan,
             lambda: start_query(spark, options, plan, write, letters, committer),
@@ -369,7 +374,7 @@ def main() -> int:
     finally:
         committer.close()
         spark.stop()
-        held.close()
+        lock_file.close()
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from kintsugi.core.fleet import Role
 from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import KAFKA_PORT
 from kintsugi.operations.context import Context
-from kintsugi.pipeline.cassandra_session import connected
-from kintsugi.pipeline.stream_lag import snapshot
+from kintsugi.pipeline.cassandra_session import session_scope
+from kintsugi.pipeline.stream_lag import read_snapshot
 from kintsugi.probes.protocols import probe_node
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Bench:
     @contextmanager
     def cassandra(self) -> Iterator[Session]:
         """A session at LOCAL_QUORUM, closed at the end of the block."""
-        with connected(self.contact_points) as session:
+        with session_scope(self.contact_points) as session:
             yield session
 
     def stream_meter(self) -> StreamMeter:
@@ -69,7 +69,7 @@ def await_quiet(bench: Bench, deadline_s: float = 90.0) -> None:
     """
     until = time.monotonic() + deadline_s
     while True:
-        now = snapshot(bench.context.settings)
+        now = read_snapshot(bench.context.settings)
         silent = asyncio.run(_silent(bench))
         if now.lag == 0 and not now.pending and not silent:
             return

@@ -12,7 +12,7 @@ from datetime import date, timedelta
 from itertools import islice
 
 from kintsugi.core.errors import InputError
-from kintsugi.pipeline.row_parser import Rejection, Trade, parse
+from kintsugi.pipeline.row_parser import Rejection, Trade, parse_trade
 from kintsugi.sampledata.generator import live_parts
 
 FIRST_WEEK = date(2024, 10, 14)
@@ -58,7 +58,7 @@ def joined(key: str, some: Iterator[Part], count: int) -> Part:
 
 def trades(part: Part) -> list[Trade]:
     """The trades of a file; raises InputError when the generator made a row that is none."""
-    found = [parse(line) for line in part.body.decode().splitlines()[1:]]
+    found = [parse_trade(line) for line in part.body.decode().splitlines()[1:]]
     for trade in found:
         if isinstance(trade, Rejection):
             raise InputError(f"{part.key}: the generator made a row that is no trade: {trade.text}")

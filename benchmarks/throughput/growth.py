@@ -22,7 +22,7 @@ from kintsugi.core.fleet import Node, Role
 from kintsugi.core.settings import KEYSPACE
 from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.infra import ssh
-from kintsugi.pipeline.cassandra_session import connected
+from kintsugi.pipeline.cassandra_session import session_scope
 
 if TYPE_CHECKING:
     from kafka import KafkaProducer
@@ -120,7 +120,7 @@ def compacting(bench: Bench) -> bool:
 
     for address in bench.contact_points:
         try:
-            with connected([address], keyspace=None) as session:
+            with session_scope([address], keyspace=None) as session:
                 host = next(h for h in session.cluster.metadata.all_hosts() if h.address == address)
                 row = session.execute(COMPACTIONS, host=host).one()
         except NoHostAvailable:  # busy: it is asked again

@@ -20,7 +20,7 @@ from kintsugi.core.settings import BUCKET, TOPIC
 from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.db.ledger_entry import file_id
 from kintsugi.pipeline.ingest.file_ingest import ingest_object
-from kintsugi.pipeline.kafka_producer import producer
+from kintsugi.pipeline.kafka_producer import open_producer
 from kintsugi.pipeline.object_listing import S3Object
 from kintsugi.pipeline.schema import TOPIC_PARTITIONS
 
@@ -77,7 +77,7 @@ def _ours(bench: Bench, topic: str, part: Part) -> float:
     try:
         with scratch_ledger(store_dsn(bench.context.settings)) as ledger:
             began = time.monotonic()
-            with producer(bench.bootstrap) as kafka:
+            with open_producer(bench.bootstrap) as kafka:
                 redirected: Any = Redirected(kafka, topic)
                 account: Any = ingest_object(s3, source, ledger=ledger, kafka=redirected)
             seconds = time.monotonic() - began

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 
 from benchmarks.throughput import tables
 from benchmarks.throughput.feed import Part, day_of, parts
+from kintsugi.core.data_source import EOD_PREFIX
 from kintsugi.core.errors import StepFailed
+from kintsugi.core.file_names import EOD_NAME
 from kintsugi.core.settings import BUCKET
 from kintsugi.pipeline.object_listing import NAME
-from kintsugi.pipeline.stream.baselines import EOD_NAME, EOD_PREFIX, REFRESH_SECONDS, pending_files
+from kintsugi.pipeline.stream.baselines import REFRESH_SECONDS, pending_files
 from kintsugi.sampledata.generator import GeneratedDay, generate_day
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from kintsugi.core.errors import StepFailed
 from kintsugi.core.settings import KEYSPACE
 from kintsugi.pipeline.row_parser import Trade
 from kintsugi.pipeline.schema import TRADE_COLUMNS
-from kintsugi.pipeline.stream.cassandra_sink import cassandra_date
+from kintsugi.pipeline.stream.cql_values import cassandra_date
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session

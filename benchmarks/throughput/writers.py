@@ -17,7 +17,7 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.errors import StepFailed
-from kintsugi.pipeline.cassandra_session import connected
+from kintsugi.pipeline.cassandra_session import session_scope
 from kintsugi.pipeline.stream.cassandra_sink import Writer, unlogged_batch
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _client(
     try:
         with rows.open("rb") as file:
             groups = share(pickle.load(file), load, number)  # noqa: S301 - our own file, in our own build folder
-        with connected(contact_points) as session:
+        with session_scope(contact_points) as session:
             execute, prepared = statements(session, groups, load.batch)
             ready.release()
             begin.wait(START_S)

@@ -137,7 +137,7 @@ def validate(options: argparse.Namespace, settings: Settings) -> int:
     """Check trade files without ingesting them; exit code 1 if a file or a row would be rejected."""
     from kintsugi.core.connections import client_of  # start-up
     from kintsugi.pipeline.ingest.validation import format_report  # start-up
-    from kintsugi.pipeline.ingest.validation import validate as look_at  # start-up
+    from kintsugi.pipeline.ingest.validation import validate_file as look_at  # start-up
 
     reports = []
     for name in options.file:
@@ -152,11 +152,11 @@ def validate(options: argparse.Namespace, settings: Settings) -> int:
 
 def reconcile(options: argparse.Namespace, settings: Settings) -> int:
     """Compare S3 with Kafka and Cassandra; exit code 1 if a trade is lost or doubled or a table is wrong."""
-    from kintsugi.pipeline.reconcile.reconcile import reconcile as compare  # start-up
-    from kintsugi.pipeline.reconcile.summary import summary  # start-up
+    from kintsugi.pipeline.reconcile.installation import reconcile_installation as compare  # start-up
+    from kintsugi.pipeline.reconcile.summary import summarize_report  # start-up
 
     account = compare(settings, until=options.wait, repair=options.repair)
-    print(json.dumps(summary(account), indent=2))
+    print(json.dumps(summarize_report(account), indent=2))
     return 0 if account.complete else 1
 
 

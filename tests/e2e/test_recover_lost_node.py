@@ -67,10 +67,10 @@ def test_no_trade_is_lost_or_doubled(report: dict[str, Any]) -> None:
 def test_a_row_that_is_deleted_by_hand_is_named(kintsugi: Command, report: dict[str, Any]) -> None:
     """The account must be able to fail: one row less in Cassandra, and it says which."""
     from kintsugi.core.fleet import Role
-    from kintsugi.pipeline.cassandra_session import connected
+    from kintsugi.pipeline.cassandra_session import session_scope
 
     nodes = [node.address for node in kintsugi.settings.fleet.of(Role.CASSANDRA)]
-    with connected(nodes) as session:
+    with session_scope(nodes) as session:
         row = session.execute("SELECT symbol, trade_date, slot, ts, trade_id FROM trades.trade LIMIT 1").one()
         session.execute(
             "DELETE FROM trades.trade WHERE symbol = %s AND trade_date = %s AND slot = %s"

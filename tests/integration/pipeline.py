@@ -15,8 +15,8 @@ from botocore.config import Config
 from kintsugi.core.settings import BUCKET
 from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.pipeline import schema
-from kintsugi.pipeline.cassandra_session import connected
-from kintsugi.pipeline.reconcile.reconcile import reconcile_files
+from kintsugi.pipeline.cassandra_session import session_scope
+from kintsugi.pipeline.reconcile.reconciliation import reconcile_files
 from kintsugi.pipeline.reconcile.report import ReconciliationReport
 from tests.integration import servers
 from tests.integration.servers import Server
@@ -58,7 +58,7 @@ def running(folder: Path, net: str) -> Iterator[Pipeline]:
         schema.ensure_topics([kafka.endpoint], replication=1)
         schema.ensure_tables([cassandra.address], replication=1)
         dsn = postgres.extra["dsn"]
-        with connected([cassandra.address]) as session:
+        with session_scope([cassandra.address]) as session:
             client = s3_client(s3.extra["url"])
             client.create_bucket(Bucket=BUCKET)
             yield Pipeline(

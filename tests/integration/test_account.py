@@ -22,12 +22,13 @@ from kintsugi.core.settings import BUCKET, DEAD_LETTER_TOPIC, KEYSPACE, TOPIC
 from kintsugi.db.intake import IntakeStore
 from kintsugi.db.ledger_entry import FileState, Tally
 from kintsugi.pipeline import consumer_offsets, schema, stream_lag
-from kintsugi.pipeline.ingest.file_ingest import FileIngestReport, check_manifest, ingest_pending
+from kintsugi.pipeline.ingest.file_manifest import FileIngestReport, check_manifest
 from kintsugi.pipeline.ingest.file_reader import read_lines
-from kintsugi.pipeline.ingest.replay import Schedule, replay, select
-from kintsugi.pipeline.kafka_producer import producer
+from kintsugi.pipeline.ingest.ingest_run import ingest_pending
+from kintsugi.pipeline.ingest.replay import Schedule, replay_files, select_files
+from kintsugi.pipeline.kafka_producer import open_producer
 from kintsugi.pipeline.object_listing import S3Object
-from kintsugi.pipeline.reconcile.reconcile import reconcile_files
+from kintsugi.pipeline.reconcile.reconciliation import reconcile_files
 from kintsugi.sampledata.generator import HEADER, generate_day
 from tests.integration.pipeline import Pipeline, running
 
@@ -72,14 +73,14 @@ def ingest(pipeline: Pipeline) -> list[FileIngestReport]:
 
 
 def skip(pipeline: Pipeline) -> None:
-    found = stream_lag.lag(pipeline.bootstrap)
+    found = stream_lag.read_lag(pipeline.bootstrap)
     assert found is not None
     commit(pipeline, found.end)
 
 
 def commit(pipeline: Pipeline, ends: dict[int, int]) -> None:
     consumer = consumer_offsets.group_consumer(pipeline.bootstrap)
-    consumer_offsets.commit(consumer, ends)
+    consumer_offsets.commit_offsets(consumer, ends)
     consumer.close()
 
 
@@ -87,7 +88,7 @@ def store(pipeline: Pipeline) -> int:
     """What the stream does: rows stored, then the group's offsets. Returns the number of messages."""
     from kafka import TopicPartition
 
-    found = stream_lag.lag(pipeline.bootstrap)
+    found = stream_lag.read_lag(pipeline.bootstrap)
     assert found is not None
     names = [name for name, _ in schema.TRADE_COLUMNS]
     statement = pipeline.session.prepare(
@@ -147,7 +148,7 @@ def test_a_file_that_failed_raises_nothing_but_leaves_the_account_incomplete(
         if key.endswith("_2.csv"):
             raise OverflowError("nobody has thought of this")
 
-    for module in ("ingest.file_ingest", "reconcile.reconciliation"):
+    for module in ("ingest.file_ingest", "reconcile.file_trades"):
         monkeypatch.setattr(f"kintsugi.pipeline.{module}.read_lines", reading)
     monkeypatch.setattr("kintsugi.pipeline.ingest.file_ingest.CHUNK_ROWS", 10)
     pipeline.put(KEY, body(lines[:50]))
@@ -172,7 +173,7 @@ def test_windows_that_nobody_wrote_are_wrong_once_the_stream_has_passed_their_tr
 ) -> None:
     pipeline.put(KEY, body(lines[:100]))
     ingest(pipeline)
-    ends = stream_lag.lag(pipeline.bootstrap)
+    ends = stream_lag.read_lag(pipeline.bootstrap)
     assert ends is not None
     store(pipeline)
     commit(pipeline, {**ends.end, 0: ends.end[0] - 1})
@@ -307,9 +308,9 @@ def test_trades_older_than_cassandra_keeps_them_are_expired_not_lost(
 
 
 def select_all(pipeline: Pipeline) -> list[S3Object]:
-    from kintsugi.pipeline.object_listing import listed
+    from kintsugi.pipeline.object_listing import list_own_trade_files
 
-    return select(listed(pipeline.s3), everything=True)
+    return select_files(list_own_trade_files(pipeline.s3), everything=True)
 
 
 def test_a_replay_of_everything_restores_the_trades_and_goes_on_where_it_was(
@@ -338,7 +339,7 @@ def test_a_replay_of_everything_restores_the_trades_and_goes_on_where_it_was(
     from kintsugi.pipeline.ingest.file_ingest import ingest_object
 
     one, two = select_all(pipeline)
-    with producer(pipeline.bootstrap) as kafka, pytest.raises(Killed):
+    with open_producer(pipeline.bootstrap) as kafka, pytest.raises(Killed):
         ingest_object(
             pipeline.s3,
             one,
@@ -350,16 +351,16 @@ def test_a_replay_of_everything_restores_the_trades_and_goes_on_where_it_was(
         )
     assert [entry.tally.lines_done for entry in pipeline.ledger.replayed("r")] == [401]
     skip(pipeline)  # so that only what is sent from here on is counted
-    again = replay(
+    again = replay_files(
         pipeline.s3, pipeline.ledger, pipeline.bootstrap, [one, two], name="r", schedule=Schedule()
     )
     assert [a.tally for a in again] == [a.tally for a in first]
     for account in again:
         check_manifest(pipeline.s3, account.to_dict())
     assert store(pipeline) == 200 + 310
-    replay(pipeline.s3, pipeline.ledger, pipeline.bootstrap, [one, two], name="r", schedule=Schedule())
+    replay_files(pipeline.s3, pipeline.ledger, pipeline.bootstrap, [one, two], name="r", schedule=Schedule())
     assert store(pipeline) == 0, "a finished replay sends nothing"
-    replay(
+    replay_files(
         pipeline.s3, pipeline.ledger, pipeline.bootstrap, [one, two], name="s", schedule=Schedule(speed=10**6)
     )
     assert store(pipeline) == 600 + 310
@@ -367,7 +368,7 @@ def test_a_replay_of_everything_restores_the_trades_and_goes_on_where_it_was(
     assert (found.complete, found.stored, found.produced) == (True, 900, 910), found
     assert len(pipeline.ledger.entries()) == 2, "a replay is no second ingest"
     with pytest.raises(InputError, match="name"):
-        replay(pipeline.s3, pipeline.ledger, pipeline.bootstrap, [one], name="", schedule=Schedule())
+        replay_files(pipeline.s3, pipeline.ledger, pipeline.bootstrap, [one], name="", schedule=Schedule())
 
 
 def test_what_the_servers_keep_is_bounded(pipeline: Pipeline) -> None:

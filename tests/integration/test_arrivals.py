@@ -11,7 +11,13 @@ from kintsugi.core.data_source import own_source
 from kintsugi.core.settings import BUCKET
 from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.db.ledger_entry import FileState
-from kintsugi.pipeline.object_listing import NAME, REST, PendingFileScanner, listed, pending
+from kintsugi.pipeline.object_listing import (
+    NAME,
+    PAUSE_FACTOR,
+    PendingFileScanner,
+    list_own_trade_files,
+    list_waiting_files,
+)
 from tests.integration import servers
 from tests.integration.pipeline import s3_client
 from tests.integration.servers import Server
@@ -34,13 +40,13 @@ class Place:
             self.s3.put_object(Bucket=BUCKET, Key=key, Body=body)
 
     def take_in(self, key: str) -> None:
-        (item,) = (item for item in listed(self.s3) if item.key == key)
+        (item,) = (item for item in list_own_trade_files(self.s3) if item.key == key)
         with self.ledger.claim(item.key, item.etag, item.size) as claim:
             assert claim is not None
             claim.finish(claim.entry.tally, FileState.DONE, None)
 
     def seen(self) -> list[str]:
-        return [item.key for item in self.lookout.pending()]
+        return [item.key for item in self.lookout.scan()]
 
 
 @pytest.fixture
@@ -77,8 +83,8 @@ def test_what_is_new_is_seen_next_or_at_the_next_whole_look(place: Place) -> Non
     looks = 1
     while (seen := place.seen()) == []:
         looks += 1
-    assert seen == elsewhere == [item.key for item in pending(place.s3, place.ledger)]
-    assert looks <= REST
+    assert seen == elsewhere == [item.key for item in list_waiting_files(place.s3, place.ledger)]
+    assert looks <= PAUSE_FACTOR
 
 
 def test_a_bucket_without_files_is_looked_at(place: Place) -> None:

@@ -25,9 +25,9 @@ from kintsugi.core.settings import BUCKET
 from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.db.ledger_entry import FileState
 from kintsugi.pipeline import schema
-from kintsugi.pipeline.cassandra_session import connected
-from kintsugi.pipeline.consumer_offsets import commit, group_consumer
-from kintsugi.pipeline.object_listing import pending
+from kintsugi.pipeline.cassandra_session import session_scope
+from kintsugi.pipeline.consumer_offsets import commit_offsets, group_consumer
+from kintsugi.pipeline.object_listing import list_waiting_files
 from kintsugi.pipeline.schema import TRADE_COLUMNS
 from kintsugi.pipeline.stream import cassandra_sink, cql_values
 from tests.integration import servers
@@ -71,7 +71,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             config=Config(s3={"addressing_style": "path"}),
         )  # fmt: skip
         client.create_bucket(Bucket=BUCKET)
-        with connected([cassandra.address]) as session:
+        with session_scope([cassandra.address]) as session:
             yield Place(
                 folder,
                 client,
@@ -106,9 +106,9 @@ def part() -> Part:
 def written(place: Place, part: Part) -> stored.Expected:
     """The part in Cassandra, by the sink's own writer and encoding."""
     writer = cassandra_sink.Writer(place.session)
-    rows = cql_values.rows(record_batch(part), TRADE_COLUMNS)
+    rows = cql_values.encode_rows(record_batch(part), TRADE_COLUMNS)
     assert (
-        writer.write(writer.trade, cassandra_sink.by_partition(rows, 3), retry_for=10, encoded=True)
+        writer.write(writer.trade, cassandra_sink.group_by_partition(rows, 3), retry_for=10, encoded=True)
         == part.rows
     )
     expected = stored.Expected()
@@ -184,7 +184,7 @@ def test_a_delivered_file_is_on_record_and_not_ingested_again(place: Place) -> N
         assert meter.last.lag == 200 + before
         with pytest.raises(StepFailed, match="ingested already"):
             deliver(place.s3, place.ledger, kafka, made, feed.messages(made))
-    assert pending(place.s3, place.ledger) == []
+    assert list_waiting_files(place.s3, place.ledger) == []
     (entry,) = place.ledger.entries(made.key)
     assert (entry.state, entry.tally.produced) == (FileState.DONE, 200)
 
@@ -195,7 +195,7 @@ def test_the_meter_sees_what_the_group_has_stored(place: Place) -> None:
         try:
             with consumer_at_end(place.bootstrap) as at_end:
                 places = at_end.assignment()
-                commit(consumer, {place.partition: at_end.position(place) for place in places})
+                commit_offsets(consumer, {place.partition: at_end.position(place) for place in places})
             assert (
                 meter.wait_for(lambda now: now.lag == 0, 10, "the lag to be gone").stored
                 == meter.last.produced

@@ -23,13 +23,14 @@ from kintsugi.db.sent_offsets import SentOffsets
 from kintsugi.db.stream_record import LossState, StreamRecord
 from kintsugi.notify import dead_letter_collector
 from kintsugi.pipeline import schema, stream_lag
-from kintsugi.pipeline.consumer_offsets import LostRange, commit, group_consumer, starting_offsets
+from kintsugi.pipeline.consumer_offsets import LostRange, commit_offsets, group_consumer, starting_offsets
 from kintsugi.pipeline.ingest import flow_control
 from kintsugi.pipeline.ingest.backlog import LAG_MESSAGES, BacklogGauge
-from kintsugi.pipeline.ingest.file_ingest import FileIngestReport, ingest_pending
+from kintsugi.pipeline.ingest.file_manifest import FileIngestReport
 from kintsugi.pipeline.ingest.flow_control import FlowControl
+from kintsugi.pipeline.ingest.ingest_run import ingest_pending
 from kintsugi.pipeline.ingest.loss_replay import replay_loss
-from kintsugi.pipeline.kafka_producer import producer
+from kintsugi.pipeline.kafka_producer import open_producer
 from kintsugi.pipeline.reconcile import topic_identities
 from kintsugi.pipeline.stream.driver_reports import StreamLetters
 from kintsugi.sampledata.generator import generate_day
@@ -73,7 +74,7 @@ class Flow:
         consumer = group_consumer(self.bootstrap)
         parts = [TopicPartition(TOPIC, n) for n in range(schema.TOPIC_PARTITIONS)]
         ends = consumer.end_offsets(parts)
-        commit(consumer, {part.partition: at for part, at in ends.items()})
+        commit_offsets(consumer, {part.partition: at for part, at in ends.items()})
         consumer.close()
 
     def delete(self, partition: int, before: int) -> None:
@@ -120,7 +121,7 @@ def storing(at: Flow, rows_a_second: int) -> Iterator[list[int]]:
                 step = min(left, ends[part] - known[part])
                 known[part] += step
                 left -= step
-            commit(consumer, {part.partition: offset for part, offset in known.items()})
+            commit_offsets(consumer, {part.partition: offset for part, offset in known.items()})
         consumer.close()
 
     thread = threading.Thread(target=run)
@@ -135,9 +136,9 @@ def storing(at: Flow, rows_a_second: int) -> Iterator[list[int]]:
 def test_what_kafka_deleted_unread_is_named_recorded_once_and_sent_again_from_its_file(running: Flow) -> None:
     key = running.put_day(seed=11, trades=3_000)
     (account,) = running.ingest()
-    before = set(topic_identities.identities(running.bootstrap))
+    before = set(topic_identities.read_identities(running.bootstrap))
     assert len(before) == account.tally.produced
-    found = stream_lag.lag(running.bootstrap)
+    found = stream_lag.read_lag(running.bootstrap)
     assert found is not None
     partition = max(found.end, key=lambda number: found.end[number])
     running.delete(partition, before=found.end[partition] - 5)
@@ -147,9 +148,9 @@ def test_what_kafka_deleted_unread_is_named_recorded_once_and_sent_again_from_it
     assert start.lost == (lost,)
     assert start.offsets[partition] == lost.end
     letters = StreamLetters(running.bootstrap)
-    letters.lost(start.lost)
-    letters.lost(start.lost)  # a driver that was killed before it committed its start
-    letters.refused([{"partition": 0, "offset": 7, "problem": "json", "raw": b"\xff{", "bytes": 2}])
+    letters.report_lost(start.lost)
+    letters.report_lost(start.lost)  # a driver that was killed before it committed its start
+    letters.report_refused([{"partition": 0, "offset": 7, "problem": "json", "raw": b"\xff{", "bytes": 2}])
     dead_letter_collector.collect_letters(running.bootstrap, running.s3, running.record)
     dead_letter_collector.collect_letters(running.bootstrap, running.s3, running.record)
     (loss,) = running.record.losses()
@@ -159,13 +160,13 @@ def test_what_kafka_deleted_unread_is_named_recorded_once_and_sent_again_from_it
     body = running.s3.get_object(Bucket=BUCKET, Key=archived["Key"])["Body"].read()
     assert json.loads(body)["offset"] == 7
 
-    assert set(topic_identities.identities(running.bootstrap)) < before
+    assert set(topic_identities.read_identities(running.bootstrap)) < before
     accounts = replay_loss(
         running.s3, running.ledger, running.sent, running.record, running.bootstrap, loss.id,
         name=dead_letter_collector.run_of(loss), control=running.control("loss"),
     )  # fmt: skip
     assert [(item.key, item.state) for item in accounts] == [(key, FileState.DONE)]
-    assert set(topic_identities.identities(running.bootstrap)) == before
+    assert set(topic_identities.read_identities(running.bootstrap)) == before
     (loss,) = running.record.losses()
     assert (loss.state, loss.files) == (LossState.REPLAYED, (key,))
     assert running.record.losses(open_only=True) == []
@@ -173,12 +174,12 @@ def test_what_kafka_deleted_unread_is_named_recorded_once_and_sent_again_from_it
 
 
 def test_a_message_that_is_no_trade_ends_no_reading_of_the_topic(running: Flow) -> None:
-    before = set(topic_identities.identities(running.bootstrap))
-    with producer(running.bootstrap) as kafka:
+    before = set(topic_identities.read_identities(running.bootstrap))
+    with open_producer(running.bootstrap) as kafka:
         for value in (b"{", b"", b"x" * 900_000):
             kafka.send(TOPIC, key=b"AAPL", value=value)
         kafka.flush()
-    assert set(topic_identities.identities(running.bootstrap)) == before
+    assert set(topic_identities.read_identities(running.bootstrap)) == before
 
 
 def test_an_ingest_waits_while_nothing_is_stored_says_so_and_goes_on_with_the_stream(
@@ -213,7 +214,7 @@ def test_the_limit_follows_the_retention_of_the_topic(running: Flow) -> None:
     known = gauge.read()
     assert known is not None
     assert (known.total, known.retention, known.room()) == (0, schema.TOPIC_RETENTION_BYTES, LAG_MESSAGES)
-    with producer(running.bootstrap) as kafka:
+    with open_producer(running.bootstrap) as kafka:
         for number in range(50):
             kafka.send(TOPIC, key=b"AAPL", value=bytes(str(number), "ascii") * 1_000)
         kafka.flush()

@@ -21,14 +21,16 @@ from kintsugi.core.settings import BUCKET, TOPIC
 from kintsugi.db.intake import IntakeStore
 from kintsugi.db.ledger_entry import FileState, LedgerEntry
 from kintsugi.pipeline import synthetic_trade
-from kintsugi.pipeline.ingest import file_ingest
-from kintsugi.pipeline.ingest.file_ingest import FileIngestReport, ingest_object, ingest_pending
+from kintsugi.pipeline.ingest import file_ingest, ingest_run
+from kintsugi.pipeline.ingest.file_ingest import ingest_object
+from kintsugi.pipeline.ingest.file_manifest import FileIngestReport
 from kintsugi.pipeline.ingest.file_reader import read_lines
-from kintsugi.pipeline.ingest.intake_monitor import IntakeWatch
+from kintsugi.pipeline.ingest.ingest_run import SyntheticTradeIngest, ingest_pending
+from kintsugi.pipeline.ingest.intake_monitor import IntakeMonitor
 from kintsugi.pipeline.ingest.intake_report import IntakeReport, IntakeRules
-from kintsugi.pipeline.ingest.redrive import forget_manifests
-from kintsugi.pipeline.kafka_producer import Places, Producer
-from kintsugi.pipeline.object_listing import listed, pending
+from kintsugi.pipeline.ingest.redrive import delete_manifests
+from kintsugi.pipeline.kafka_producer import OffsetRanges, Producer
+from kintsugi.pipeline.object_listing import list_own_trade_files, list_waiting_files
 from kintsugi.pipeline.stream.baselines import manifest_key, pending_files
 from kintsugi.sampledata.generator import HEADER, generate_day
 from tests.integration import servers
@@ -47,7 +49,7 @@ class Kafka(Producer):
         self.refuse = False
 
     def send(
-        self, topic: str, *, value: bytes, key: bytes | None = None, places: Places | None = None
+        self, topic: str, *, value: bytes, key: bytes | None = None, offsets: OffsetRanges | None = None
     ) -> None:
         if topic == TOPIC:
             self.sent.append(json.loads(value)["symbol"])
@@ -80,7 +82,7 @@ class Place:
         return self.ledger.by_key({key})["", key][-1]
 
     def waiting(self) -> list[str]:
-        return [item.key for item in pending(self.s3, self.ledger)]
+        return [item.key for item in list_waiting_files(self.s3, self.ledger)]
 
     def forget_pauses(self) -> None:
         with psycopg.connect(self.dsn) as connection:
@@ -113,7 +115,7 @@ def place(started: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch) -> Pl
     def producing(_: list[str]) -> Iterator[Kafka]:
         yield made.kafka
 
-    monkeypatch.setattr(file_ingest, "producer", producing)
+    monkeypatch.setattr(ingest_run, "open_producer", producing)
     return made
 
 
@@ -154,17 +156,17 @@ def test_a_file_that_fails_for_its_own_reason_holds_up_no_other(
 def test_a_synthetic_trade_waits_for_one_chunk_of_a_long_file_and_not_for_the_file(
     place: Place, lines: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_ingest, "SYNTHETIC_EVERY_S", 0.0)
+    monkeypatch.setattr(ingest_run, "SYNTHETIC_EVERY_S", 0.0)
     place.put(f"{DAY}.csv", body(lines[:100]))
-    (item,) = listed(place.s3)
-    synthetic = file_ingest._SyntheticTrades(place.s3, place.ledger, place.kafka, BUCKET)
+    (item,) = list_own_trade_files(place.s3)
+    synthetic = SyntheticTradeIngest(place.s3, place.ledger, place.kafka, BUCKET)
     came: list[int] = []
 
     def between() -> None:
         came.append(len(place.kafka.sent))
         if len(came) == 2:
             synthetic_trade.send_synthetic_trade(place.s3)
-        synthetic()
+        synthetic.ingest_new()
 
     account = ingest_object(
         place.s3,
@@ -172,12 +174,12 @@ def test_a_synthetic_trade_waits_for_one_chunk_of_a_long_file_and_not_for_the_fi
         ledger=place.ledger,
         kafka=place.kafka,
         chunk_rows=20,
-        between=between,
+        after_chunk=between,
     )
     assert account is not None
     assert account.tally.produced == 100
     assert place.kafka.sent[40] == "ZZKNTSG", "right after the chunk in which it came"
-    assert [one.state for one in synthetic.accounts] == [FileState.DONE]
+    assert [one.state for one in synthetic.reports] == [FileState.DONE]
 
 
 def test_when_s3_refuses_one_file_it_is_postponed_and_the_others_come_in(
@@ -221,7 +223,7 @@ def test_a_file_that_vanished_is_taken_when_it_is_back(
     place: Place, lines: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.put(f"{DAY}.csv", body(lines[:20]))
-    (item,) = listed(place.s3)
+    (item,) = list_own_trade_files(place.s3)
     place.s3.delete_object(Bucket=BUCKET, Key=item.key)
     account = ingest_object(place.s3, item, ledger=place.ledger, kafka=place.kafka)
     assert account is not None
@@ -244,12 +246,12 @@ def test_the_same_bytes_are_taken_again_after_a_failure_and_else_are_known(
     place.put(f"{DAY}_1.csv", b"no trade file")
     place.put(f"{DAY}_2.csv", body(lines[:20]))
     place.ingest()
-    (first, _) = listed(place.s3)
+    (first, _) = list_own_trade_files(place.s3)
 
     def again() -> bool:
         place.put(f"{DAY}_1.csv", b"no trade file")
         place.put(f"{DAY}_2.csv", body(lines[:20]))
-        return listed(place.s3)[0].modified > first.modified
+        return list_own_trade_files(place.s3)[0].modified > first.modified
 
     servers.wait_until(again, 5, "S3's clock went on")
     assert place.waiting() == [f"{DAY}_1.csv"]
@@ -288,14 +290,14 @@ def test_two_buckets_may_have_the_same_key(place: Place, lines: list[bytes]) -> 
         assert own is theirs is None, "neither is a newer version of the other"
 
 
-def watch(place: Place, **more: Any) -> IntakeWatch:
-    return IntakeWatch(place.s3, (own_source(place.s3),), place.ledger, IntakeRules(), **more)
+def watch(place: Place, **more: Any) -> IntakeMonitor:
+    return IntakeMonitor(place.s3, (own_source(place.s3),), place.ledger, IntakeRules(), **more)
 
 
-def look(seen: IntakeWatch, *, paused: bool = False) -> tuple[IntakeReport, list[LedgerEntry]]:
+def look(seen: IntakeMonitor, *, paused: bool = False) -> tuple[IntakeReport, list[LedgerEntry]]:
     """A look now, whatever its rest."""
     seen._due = 0.0
-    found = seen.look(paused=paused)
+    found = seen.make_report(paused=paused)
     assert found is not None
     return found
 
@@ -337,7 +339,7 @@ def test_the_watch_names_what_waits_failed_and_is_not_taken(place: Place, lines:
     assert IntakeReport.from_json(kept[1]).to_json() == report.to_json()
     place.ledger.mark_paged(unpaged)
     assert look(seen)[1] == []
-    assert forget_manifests(place.s3, seen.sources) == [eod.key]
+    assert delete_manifests(place.s3, seen.sources) == [eod.key]
     assert pending_files(place.s3) == [eod.key]
     place.ledger.redrive()
     place.ingest()
@@ -348,6 +350,6 @@ def test_a_look_leaves_s3_alone_for_fifty_times_as_long_as_it_took(place: Place)
     times = iter([0.0, 1.0, 1.0, 50.9, 51.1, 52.0, 52.0])
     seen = watch(place)
     seen.clock = times.__next__
-    assert seen.look() is not None
-    assert seen.look() is None
-    assert seen.look() is not None
+    assert seen.make_report() is not None
+    assert seen.make_report() is None
+    assert seen.make_report() is not None

@@ -25,13 +25,15 @@ from kintsugi.db.ledger_entry import FileState
 from kintsugi.notify import dead_letter_collector
 from kintsugi.notify.dead_letter_collector import Letters
 from kintsugi.pipeline import schema, stream_lag, synthetic_trade
-from kintsugi.pipeline.ingest.file_ingest import FileIngestReport, ingest_object, ingest_pending, totals
-from kintsugi.pipeline.ingest.replay import Schedule, replay, select
-from kintsugi.pipeline.kafka_producer import producer
-from kintsugi.pipeline.object_listing import listed, pending
-from kintsugi.pipeline.reconcile.reconcile import identities_in_kafka
+from kintsugi.pipeline.ingest.file_ingest import ingest_object
+from kintsugi.pipeline.ingest.file_manifest import FileIngestReport, sum_reports
+from kintsugi.pipeline.ingest.ingest_run import ingest_pending
+from kintsugi.pipeline.ingest.replay import Schedule, replay_files, select_files
+from kintsugi.pipeline.kafka_producer import open_producer
+from kintsugi.pipeline.object_listing import list_own_trade_files, list_waiting_files
+from kintsugi.pipeline.reconcile.topic_identities import read_identities
 from kintsugi.pipeline.stream import baselines, submission
-from kintsugi.pipeline.trade_identity import CANARY_SYMBOL
+from kintsugi.pipeline.trade_identity import SYNTHETIC_SYMBOL
 from kintsugi.sampledata.generator import GeneratedDay, generate_day
 from tests.integration import servers
 from tests.integration.pipeline import Pipeline, running, s3_client
@@ -70,12 +72,12 @@ def test_topics_and_tables_can_be_ensured_again(pipeline: Pipeline) -> None:
 def test_every_row_of_a_day_is_accounted_for(
     pipeline: Pipeline, day: GeneratedDay, ingested: list[FileIngestReport]
 ) -> None:
-    found = totals(ingested)
+    found = sum_reports(report.to_dict() for report in ingested)
     assert (found["read"], found["accepted"]) == (day.rows, day.trades + day.duplicates)
     assert sum(found["rejected"].values()) == day.bad_rows
     assert found["produced"] == found["accepted"]
-    assert pending(pipeline.s3, pipeline.ledger) == []
-    assert len(identities_in_kafka(pipeline.bootstrap)) >= day.trades
+    assert list_waiting_files(pipeline.s3, pipeline.ledger) == []
+    assert len(set(read_identities(pipeline.bootstrap))) >= day.trades
 
 
 def test_rejected_rows_are_in_the_topic_and_in_s3_with_line_and_reason(
@@ -122,7 +124,7 @@ def test_an_unreadable_file_is_reported_and_the_next_one_goes_in(
     assert two.state is FileState.DONE
     assert two.tally.accepted > 5
     assert two.tally.rejected == {"truncated": 1}
-    assert pending(pipeline.s3, pipeline.ledger) == []
+    assert list_waiting_files(pipeline.s3, pipeline.ledger) == []
     # The vendor takes one back and delivers the other whole: nothing is complete while a file isn't read to its end.
     pipeline.s3.delete_object(Bucket=BUCKET, Key=unreadable)
     pipeline.put(damaged, gzip.compress(b"\n".join(good)))
@@ -135,7 +137,7 @@ def test_a_killed_ingest_goes_on_where_it_was(pipeline: Pipeline) -> None:
     made = generate_day(pipeline.folder / "killed", day=date(2024, 10, 9), seed=4, trades=TRADES)
     key = "trades/2024-10-09/UnderlyingOptionsTradesCalcs_2024-10-09.csv"
     pipeline.put(key, made.trade_files[0].read_bytes())
-    before = len(identities_in_kafka(pipeline.bootstrap))
+    before = len(set(read_identities(pipeline.bootstrap)))
     child = subprocess.Popen(
         [sys.executable, __file__, pipeline.s3.meta.endpoint_url, pipeline.dsn, pipeline.bootstrap[0]],
         env={**os.environ, "PYTHONPATH": f"{REPOSITORY / 'plugins'}:{REPOSITORY}"},
@@ -152,7 +154,7 @@ def test_a_killed_ingest_goes_on_where_it_was(pipeline: Pipeline) -> None:
     assert entry.state is FileState.RUNNING
     (account,) = ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
     assert (account.tally.read, account.tally.accepted, account.tally.duplicates) == (TRADES, TRADES, 0)
-    assert len(identities_in_kafka(pipeline.bootstrap)) == before + TRADES
+    assert len(set(read_identities(pipeline.bootstrap))) == before + TRADES
 
 
 def test_of_two_ingesters_of_one_file_one_works(pipeline: Pipeline) -> None:
@@ -160,9 +162,9 @@ def test_of_two_ingesters_of_one_file_one_works(pipeline: Pipeline) -> None:
     pipeline.put(
         "trades/2024-10-10/UnderlyingOptionsTradesCalcs_2024-10-10.csv", made.trade_files[0].read_bytes()
     )
-    (source,) = pending(pipeline.s3, pipeline.ledger)
+    (source,) = list_waiting_files(pipeline.s3, pipeline.ledger)
     accounts: list[FileIngestReport | None] = []
-    with producer(pipeline.bootstrap) as kafka:
+    with open_producer(pipeline.bootstrap) as kafka:
         work = lambda: accounts.append(  # noqa: E731
             ingest_object(pipeline.s3, source, ledger=pipeline.ledger, kafka=kafka)
         )
@@ -187,7 +189,7 @@ class Driver:
             contact_points=pipeline.contact_points, checkpoint=self.checkpoint,
             jars=load_settings().jars("spark"),
             application=REPOSITORY / "spark_apps" / "stream_trades.py",
-            py_files=submission.package(pipeline.folder / "kintsugi.zip"),
+            py_files=submission.write_package(pipeline.folder / "kintsugi.zip"),
         )  # fmt: skip
         self.env = {**os.environ, "SPARK_LOCAL_IP": f"{NET}.4", "PYSPARK_PYTHON": sys.executable}
 
@@ -250,7 +252,7 @@ def test_an_end_of_day_file_becomes_a_baseline_and_is_done_once(
 
 
 def caught_up(pipeline: Pipeline) -> bool:
-    return stream_lag.consumer_lag(pipeline.bootstrap) == 0
+    return stream_lag.read_consumer_lag(pipeline.bootstrap) == 0
 
 
 def assert_windows_hold_every_trade_once(pipeline: Pipeline) -> None:
@@ -263,7 +265,7 @@ def assert_windows_hold_every_trade_once(pipeline: Pipeline) -> None:
     found: Counter[str] = Counter()
     for row in pipeline.session.execute("SELECT symbol, trades FROM flow_window"):
         found[row.symbol] += row.trades
-    del expected[CANARY_SYMBOL]
+    del expected[SYNTHETIC_SYMBOL]
     assert found == expected
 
 
@@ -295,7 +297,7 @@ def test_what_is_in_the_files_is_in_cassandra_once_and_a_driver_without_checkpoi
         ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
         process = driver.start()
         driver.wait_until(
-            lambda: synthetic_trade.arrived(pipeline.session, identity), 180, "the canary arrives"
+            lambda: synthetic_trade.has_arrived(pipeline.session, identity), 180, "the canary arrives"
         )
         assert "no checkpoint" in driver.log.read_text().rpartition("starting from {")[0]
         assert pipeline.account(until=10).complete
@@ -311,7 +313,7 @@ def test_a_message_that_is_no_trade_and_one_that_kafka_deleted_stop_no_driver(
     letters = Letters()
     process = driver.start()
     try:
-        with producer(pipeline.bootstrap) as kafka:
+        with open_producer(pipeline.bootstrap) as kafka:
             for value in (b"{", b"", b'{"trade_id":"x"}', b"\xff" * 900_000):
                 kafka.send(TOPIC, key=b"AAPL", value=value)
             kafka.send(TOPIC, value=b"no key, no trade")
@@ -326,7 +328,7 @@ def test_a_message_that_is_no_trade_and_one_that_kafka_deleted_stop_no_driver(
         process.kill()
         process.wait()
     synthetic_trade.send_synthetic_trade_to_kafka(pipeline.bootstrap)
-    found = stream_lag.lag(pipeline.bootstrap)
+    found = stream_lag.read_lag(pipeline.bootstrap)
     assert found is not None
     (partition,) = [number for number, end in found.end.items() if end > (found.committed[number] or 0)]
     admin = KafkaAdminClient(bootstrap_servers=pipeline.bootstrap)
@@ -337,7 +339,7 @@ def test_a_message_that_is_no_trade_and_one_that_kafka_deleted_stop_no_driver(
     process = driver.start()
     try:
         driver.wait_until(
-            lambda: synthetic_trade.arrived(pipeline.session, identity), 240, "the canary arrives"
+            lambda: synthetic_trade.has_arrived(pipeline.session, identity), 240, "the canary arrives"
         )
     finally:
         process.kill()
@@ -356,7 +358,7 @@ RESTORED = (
 def content(pipeline: Pipeline, table: str) -> list[tuple[str, ...]]:
     """The rows of a table, canaries aside; sums of doubles to nine digits, for they are added up in any order."""
     rows = pipeline.session.execute(f"SELECT * FROM {table}").all()
-    cells = (row._asdict() for row in rows if getattr(row, "symbol", "") != CANARY_SYMBOL)
+    cells = (row._asdict() for row in rows if getattr(row, "symbol", "") != SYNTHETIC_SYMBOL)
     return sorted(
         tuple(f"{v:.9g}" if isinstance(v, float) else repr(v) for v in row.values()) for row in cells
     )
@@ -375,8 +377,10 @@ def test_with_cassandra_empty_a_replay_of_everything_brings_back_every_table(
     build_baseline(pipeline, driver, day)  # as the runbook of replay_trades says, first
     process = driver.start()
     try:
-        files = select(listed(pipeline.s3), everything=True)
-        replay(pipeline.s3, pipeline.ledger, pipeline.bootstrap, files, name="restore", schedule=Schedule())
+        files = select_files(list_own_trade_files(pipeline.s3), everything=True)
+        replay_files(
+            pipeline.s3, pipeline.ledger, pipeline.bootstrap, files, name="restore", schedule=Schedule()
+        )
         driver.wait_until(lambda: caught_up(pipeline), 180, "the stream has caught up")
         assert pipeline.account(until=30).complete
         # Windows and signals follow the trades within a batch or two.
@@ -395,7 +399,7 @@ def test_a_row_deleted_added_or_altered_by_hand_is_named(pipeline: Pipeline) -> 
     before = pipeline.account()
     assert before.complete, "the test before this one must have filled the tables"
     row: Any = pipeline.session.execute("SELECT * FROM trade LIMIT 20").all()[-1]
-    assert row.symbol != CANARY_SYMBOL
+    assert row.symbol != SYNTHETIC_SYMBOL
     key = (row.symbol, row.trade_date, row.slot, row.ts, row.trade_id)
     where = "symbol = %s AND trade_date = %s AND slot = %s AND ts = %s AND trade_id = %s"
     pipeline.session.execute(f"UPDATE trade SET price = %s WHERE {where}", (row.price + 1, *key))
@@ -413,8 +417,8 @@ def test_a_row_deleted_added_or_altered_by_hand_is_named(pipeline: Pipeline) -> 
 def _ingest_slowly(url: str, dsn: str, bootstrap: str) -> None:
     """What the test kills: an ingest in chunks of 50 rows."""
     s3, ledger = s3_client(url), IngestLedger(dsn)
-    with producer([bootstrap]) as kafka:
-        for source in pending(s3, ledger):
+    with open_producer([bootstrap]) as kafka:
+        for source in list_waiting_files(s3, ledger):
             ingest_object(s3, source, ledger=ledger, kafka=kafka, chunk_rows=50)
 
 

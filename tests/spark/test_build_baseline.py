@@ -29,7 +29,7 @@ CASES = Path(__file__).parents[1] / "data" / "cases"
 
 def buckets(spark: SparkSession, *rows: tuple[object, ...]) -> dict[tuple[str, ...], dict[str, object]]:
     frame = spark.createDataFrame(list(rows), SCHEMA)
-    found = build_baseline.baseline(build_baseline.bucketed(frame)).collect()
+    found = build_baseline.compute_baseline(build_baseline.assign_buckets(frame)).collect()
     return {(r.symbol, r.option_type, r.delta_bin, r.expiry_bin): r.asDict() for r in found}
 
 
@@ -69,11 +69,11 @@ def test_equal_values_deviate_by_exactly_nothing(spark: SparkSession) -> None:
         for volume in range(3, 103)
         for _ in range(17)
     ]
-    contracts = build_baseline.bucketed(spark.createDataFrame(rows, SCHEMA).repartition(5))
+    contracts = build_baseline.assign_buckets(spark.createDataFrame(rows, SCHEMA).repartition(5))
     plain = contracts.groupBy("symbol").agg(F.stddev_samp(F.log("volume")).alias("deviation")).collect()
     assert max(row.deviation for row in plain) > 0
     names = ("volume_stddev", "volume_log_stddev", "iv_stddev", "iv_log_stddev")
-    found = build_baseline.baseline(contracts).collect()
+    found = build_baseline.compute_baseline(contracts).collect()
     assert {row[name] for row in found for name in names} == {0.0}
     assert [row.volume_count for row in found] == [17] * 100
 
@@ -111,7 +111,7 @@ def test_odd_rows_fail_alone_with_a_reason_and_their_raw_line() -> None:
 
 
 def test_it_reads_the_vendors_file_and_refuses_another(tmp_path: Path) -> None:
-    file = option_chain.write_eod(option_chain.build(date(2024, 10, 7), 1), tmp_path)
+    file = option_chain.write_eod(option_chain.build_chain(date(2024, 10, 7), 1), tmp_path)
     table = build_baseline.read_eod(file.read_bytes(), "eod/f")
     assert table.num_rows > 10_000
     for body in (b"a,b\n1,2\n", b"", file.read_bytes().splitlines()[0] + b"\n"):

@@ -16,7 +16,7 @@ from kintsugi.pipeline.stream.cassandra_sink import trades_of
 from kintsugi.pipeline.stream.derived_tables import DerivedTables
 from kintsugi.pipeline.stream.in_memory_repository import InMemoryRepository
 from kintsugi.pipeline.stream.signals import days_of, with_scores
-from kintsugi.pipeline.trade_identity import CANARY_SYMBOL
+from kintsugi.pipeline.trade_identity import SYNTHETIC_SYMBOL
 from spark_apps import stream_trades
 from tests.unit.pipeline.test_row_parser import LINE, changed, trade
 
@@ -30,11 +30,11 @@ GOOD: dict[str, Any] = json.loads(orjson.dumps(trade(LINE)))
 
 def checked(spark: SparkSession, *values: bytes | None):
     rows = [(value, 0, number, SENT) for number, value in enumerate(values)]
-    parsed = stream_trades.parsed(spark.createDataFrame(rows, MESSAGES))
+    parsed = stream_trades.parse_messages(spark.createDataFrame(rows, MESSAGES))
     columns = dict.fromkeys(
         (*(name for name, _ in (*TRADE_COLUMNS, VERSION_COLUMN)), *stream_trades.RETURNED_NAMES)
     )
-    return stream_trades.enriched(parsed).select(*columns).orderBy("offset").toArrow()
+    return stream_trades.enrich_trades(parsed).select(*columns).orderBy("offset").toArrow()
 
 
 def other(**changes: Any) -> bytes:
@@ -48,7 +48,7 @@ def without(name: str) -> bytes:
 LAWFUL = {
     "trade": orjson.dumps(trade(LINE)),
     "cancel": orjson.dumps(trade(changed(10, "40"))),
-    "synthetic": orjson.dumps(trade(changed(0, CANARY_SYMBOL))),
+    "synthetic": orjson.dumps(trade(changed(0, SYNTHETIC_SYMBOL))),
     "index": orjson.dumps(trade(changed(0, "^SPX"))),
     "midnight": orjson.dumps(trade(changed(1, "2018-01-08 23:59:59.999"))),
     # What no later step needs may be missing, or unknown.
@@ -147,7 +147,7 @@ def test_no_message_ends_a_batch(spark: SparkSession) -> None:
     (batch,) = rows.combine_chunks().to_batches()
     trades = trades_of(batch)
     assert 0 < trades.num_rows < len(values)
-    assert len(cql_values.rows(trades, TRADE_COLUMNS)) == trades.num_rows
+    assert len(cql_values.encode_rows(trades, TRADE_COLUMNS)) == trades.num_rows
     kept = rows.filter(rows.column("problem").is_null())
     scored = with_scores(kept, newest_before([], days_of(kept)))
     assert DerivedTables(InMemoryRepository()).apply(scored).trades == trades.num_rows

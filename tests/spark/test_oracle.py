@@ -17,7 +17,7 @@ import pytest
 from pyspark.sql import SparkSession  # noqa: TC002 - one import style for all Spark tests
 
 from benchmarks import signals_application
-from kintsugi.pipeline.row_parser import TradeMessage, message
+from kintsugi.pipeline.row_parser import TradeMessage, parse_message
 from kintsugi.sampledata.generator import GeneratedDay, generate_day
 from spark_apps import build_baseline, stream_trades
 from tests.spark import oracle
@@ -52,7 +52,7 @@ def close(one: Any, other: Any) -> bool:
 
 
 def test_what_follows_from_each_trade(spark: SparkSession, lines: list[str], expected: pd.DataFrame) -> None:
-    values = [message(line) for line in lines]
+    values = [parse_message(line) for line in lines]
     messages = [found for found in values if isinstance(found, TradeMessage)]
     assert len(messages) == len(expected) >= 5000
     table = pa.table(
@@ -61,7 +61,7 @@ def test_what_follows_from_each_trade(spark: SparkSession, lines: list[str], exp
             "offset": range(len(messages)), "timestamp": pa.array([0] * len(messages), pa.timestamp("us")),
         }
     )  # fmt: skip
-    rows = stream_trades.enriched(stream_trades.parsed(spark.createDataFrame(table)))
+    rows = stream_trades.enrich_trades(stream_trades.parse_messages(spark.createDataFrame(table)))
     found = rows.select("trade_id", *DERIVED).toPandas().set_index("trade_id")
     assert len(found) == len(messages)
     found = found.loc[[item.identity.hex() for item in messages]].reset_index()
@@ -83,7 +83,7 @@ def test_what_follows_from_each_trade(spark: SparkSession, lines: list[str], exp
 def test_the_baseline_of_each_bucket(spark: SparkSession, made: GeneratedDay, real: bool) -> None:
     file = REAL if real else made.eod_files[0]
     eod = spark.createDataFrame(build_baseline.read_eod(file.read_bytes(), file.name))
-    buckets = build_baseline.baseline(build_baseline.bucketed(eod)).collect()
+    buckets = build_baseline.compute_baseline(build_baseline.assign_buckets(eod)).collect()
     found = {(r.symbol, r.option_type, r.delta_bin, r.expiry_bin, str(r.as_of)): r for r in buckets}
     theirs = oracle.baseline(file)
     wanted = {tuple(row[name] for name in [*oracle.BUCKET, "as_of"]): row for _, row in theirs.iterrows()}
@@ -111,7 +111,7 @@ def test_windows_and_signals(
         if not (found[key][name] == value if name == "signal" else close(found[key][name], value))
     ]
     assert differences == []
-    identities = [taken.identity for line in lines if isinstance(taken := message(line), TradeMessage)]
+    identities = [taken.identity for line in lines if isinstance(taken := parse_message(line), TradeMessage)]
     signals = {
         (identities[row], signal): score
         for (row, signal), score in oracle.unusual(expected, oracle.baseline(made.eod_files[0])).items()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +46,7 @@ SENT = datetime(2026, 11, 28, 12, 0, 0, 123_000, tzinfo=UTC)
 
 def enriched(spark: SparkSession, *lines: str):
     values = [(orjson.dumps(trade(line)), 0, number, SENT) for number, line in enumerate(lines)]
-    return stream_trades.enriched(stream_trades.parsed(spark.createDataFrame(values, MESSAGES)))
+    return stream_trades.enrich_trades(stream_trades.parse_messages(spark.createDataFrame(values, MESSAGES)))
 
 
 def test_a_message_is_read_back_with_every_column(spark: SparkSession) -> None:
@@ -58,8 +59,10 @@ def test_a_message_is_read_back_with_every_column(spark: SparkSession) -> None:
 
 def test_enriching_changes_no_delivered_column(spark: SparkSession) -> None:
     """The replaced pipeline overwrote trade_iv."""
-    before = stream_trades.parsed(spark.createDataFrame([(orjson.dumps(trade(LINE)), 0, 1, SENT)], MESSAGES))
-    after = stream_trades.enriched(before)
+    before = stream_trades.parse_messages(
+        spark.createDataFrame([(orjson.dumps(trade(LINE)), 0, 1, SENT)], MESSAGES)
+    )
+    after = stream_trades.enrich_trades(before)
     assert after.select(*before.columns).collect() == before.collect()
     derived = after.select("premium", "side", "canceled", "expiry_bin", "delta_bin").collect()[0]
     assert tuple(derived) == (1300.0, "unknown", False, "short", "20-40")  # 1.30 is the midpoint of the quote
@@ -78,7 +81,7 @@ def test_a_later_message_is_a_later_version_and_no_two_have_the_same(spark: Spar
         (orjson.dumps(trade(LINE)), 0, offset, sent)
         for offset, sent in ((1997, SENT), (1998, SENT), (2001, later), (2002, later))
     ]
-    rows = stream_trades.parsed(spark.createDataFrame(values, MESSAGES)).orderBy("offset").collect()
+    rows = stream_trades.parse_messages(spark.createDataFrame(values, MESSAGES)).orderBy("offset").collect()
     stamps = [row.stamp for row in rows]
     assert stamps == sorted(set(stamps))
     assert stamps[0] == round(SENT.timestamp() * 1000) * 1000 + 997
@@ -117,14 +120,14 @@ class Baseline(BaselineCache):
         super().__init__([])
         self.table = list(rows)
 
-    def of(self, days: Iterable[Any]) -> Any:
+    def look_up(self, days: Iterable[Any]) -> Any:
         return newest_before(self.table, days)
 
 
 def passed(batches: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
     """In the place of `cassandra_sink.arrow_sink`: encodes the trades as it does, and stores none."""
     for batch in batches:
-        cql_values.rows(trades_of(batch), TRADE_COLUMNS)
+        cql_values.encode_rows(trades_of(batch), TRADE_COLUMNS)
         yield batch.select(list(stream_trades.RETURNED_NAMES))
 
 
@@ -141,7 +144,7 @@ class Followed:
         self.ends: dict[int, int] = {}
         self.offers = 0
 
-    def refused(self, rows: list[dict[str, Any]]) -> None:
+    def report_refused(self, rows: list[dict[str, Any]]) -> None:
         self.letters += [(row["partition"], row["offset"], row["problem"]) for row in rows]
 
     def apply(self, rows: Table) -> Followed:
@@ -156,7 +159,7 @@ class Followed:
 @contextmanager
 def streaming(spark: SparkSession, baseline: Baseline, directory: Path) -> Iterator[tuple[Followed, Path]]:
     """The stream over the files of a folder, a line a message, supervised; yields what came, and the folder."""
-    plan, followed, inbox = stream_trades.Plan(spark, passed), Followed(), directory / "inbox"
+    plan, followed, inbox = stream_trades.QueryPlan(spark, passed), Followed(), directory / "inbox"
     inbox.mkdir()
     stands_in: Any = followed
     write = stream_trades.batch_writer(plan, stands_in, stands_in, baseline, lambda: stands_in)
@@ -170,12 +173,12 @@ def streaming(spark: SparkSession, baseline: Baseline, directory: Path) -> Itera
             F.lit(7).cast("long").alias("offset"),
             F.lit(SENT).alias("timestamp"),
         )
-        stream = plan.stored(messages).writeStream.foreachBatch(write)
+        stream = plan.store_messages(messages).writeStream.foreachBatch(write)
         queries.append(stream.option("checkpointLocation", str(directory / "checkpoint")).start())
         return queries[-1]
 
     with ThreadPoolExecutor(1) as pool:
-        ended = pool.submit(stream_trades.supervise, spark, plan, start, directory / "checkpoint")
+        ended = pool.submit(stream_trades.supervise_query, spark, plan, start, directory / "checkpoint")
         try:
             yield followed, inbox
         finally:
@@ -210,11 +213,11 @@ def test_a_baseline_that_comes_while_trades_flow_holds_for_the_very_next_batch_a
 def test_a_plan_is_outdated_by_more_executors_only(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = stream_trades.Plan(spark, passed)
-    plan.stored(spark.createDataFrame([(b"{", 0, 1, SENT)], MESSAGES))
-    assert plan.outdated() is None
+    plan = stream_trades.QueryPlan(spark, passed)
+    plan.store_messages(spark.createDataFrame([(b"{", 0, 1, SENT)], MESSAGES))
+    assert plan.outdated_reason() is None
     monkeypatch.setattr(plan, "_cores", lambda: 2)
-    assert plan.outdated() == "there are more executors now"
+    assert plan.outdated_reason() is not None
 
 
 def test_a_batch_without_a_trade_offers_its_offsets_and_its_messages_become_letters(
@@ -231,9 +234,12 @@ def test_a_batch_without_a_trade_offers_its_offsets_and_its_messages_become_lett
 
 
 def test_a_second_driver_on_a_checkpoint_is_refused(tmp_path: Path) -> None:
-    with stream_trades.lock(tmp_path / "checkpoint"), pytest.raises(GuardRefused, match="another driver"):
-        stream_trades.lock(tmp_path / "checkpoint")
-    stream_trades.lock(tmp_path / "checkpoint").close()
+    with (
+        stream_trades.lock_checkpoint(tmp_path / "checkpoint"),
+        pytest.raises(GuardRefused, match=re.escape(str(tmp_path / "checkpoint"))),
+    ):
+        stream_trades.lock_checkpoint(tmp_path / "checkpoint")
+    stream_trades.lock_checkpoint(tmp_path / "checkpoint").close()
 
 
 class Vain:
@@ -264,8 +270,8 @@ def test_a_checkpoint_that_no_query_starts_from_is_set_aside_and_one_of_a_lost_m
     (tmp_path / "checkpoint.set-aside").mkdir()
     (tmp_path / "checkpoint.set-aside" / "older").write_text("")
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    with stream_trades.lock(checkpoint):
-        assert stream_trades.supervise(vain, None, vain.start, checkpoint) == 1  # type: ignore[arg-type]
+    with stream_trades.lock_checkpoint(checkpoint):
+        assert stream_trades.supervise_query(vain, None, vain.start, checkpoint) == 1  # type: ignore[arg-type]
     assert vain.starts == starts
     found = sorted(entry.name for entry in checkpoint.iterdir())
     assert found == (left or ["driver.lock", "offsets"])

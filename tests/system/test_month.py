@@ -35,10 +35,11 @@ from kintsugi.db.sent_offsets import SentOffsets
 from kintsugi.db.stream_record import StreamRecord
 from kintsugi.pipeline import schema
 from kintsugi.pipeline.ingest.backlog import LAG_MESSAGES, BacklogGauge
-from kintsugi.pipeline.ingest.file_ingest import ingest_object, ingest_pending
+from kintsugi.pipeline.ingest.file_ingest import ingest_object
 from kintsugi.pipeline.ingest.flow_control import FlowControl
-from kintsugi.pipeline.kafka_producer import producer
-from kintsugi.pipeline.object_listing import pending
+from kintsugi.pipeline.ingest.ingest_run import ingest_pending
+from kintsugi.pipeline.kafka_producer import open_producer
+from kintsugi.pipeline.object_listing import list_waiting_files
 from tests.integration import servers
 from tests.integration.pipeline import s3_client
 from tests.integration.servers import Server
@@ -210,8 +211,8 @@ def test_without_back_pressure_kafka_deletes_a_part_of_it_unread(running: Server
     s3.create_bucket(Bucket=BUCKET)
     s3.upload_file(str(file), BUCKET, KEY)
     ledger = IngestLedger(running.dsn)
-    with producer([running.bootstrap]) as kafka:
-        for source in pending(s3, ledger):
+    with open_producer([running.bootstrap]) as kafka:
+        for source in list_waiting_files(s3, ledger):
             ingest_object(s3, source, ledger=ledger, kafka=kafka)
     servers.wait_until(lambda: any(_beginnings(running.bootstrap)), 60, "retention deletes")
 

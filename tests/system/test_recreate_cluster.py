@@ -13,7 +13,7 @@ from kintsugi.environments.local import node as nodes
 from kintsugi.installation import recreate_cluster
 from kintsugi.installation.progress import Progress
 from kintsugi.operations.context import Context
-from kintsugi.pipeline.cassandra_session import connected
+from kintsugi.pipeline.cassandra_session import session_scope
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -37,7 +37,7 @@ def test_cassandra_without_any_disk(context: Context) -> None:
         recreate_cluster.check(context.settings, Role.CASSANDRA)
     lose(context, "cassandra-3")
     form(context, Role.CASSANDRA)
-    with connected(addresses) as session:
+    with session_scope(addresses) as session:
         session.execute("CREATE TABLE written (id int PRIMARY KEY)")
         session.execute("INSERT INTO written (id) VALUES (1)")
         assert session.execute("SELECT count(*) FROM trade").one()[0] == 0

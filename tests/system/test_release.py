@@ -17,7 +17,7 @@ from benchmarks.release_trials import TRIALS, Trial
 from kintsugi.core.errors import GuardRefused, StepFailed
 from kintsugi.core.fleet import Node, Role
 from kintsugi.operations.context import Context
-from kintsugi.pipeline.cassandra_session import connected
+from kintsugi.pipeline.cassandra_session import session_scope
 from kintsugi.releases import assignment, drift, rollout, rollout_record, rollout_steps
 
 pytestmark = pytest.mark.timeout(1500)
@@ -31,7 +31,7 @@ def work(context: Context) -> Iterator[list[release_traffic.TrafficProbe]]:
     """Records with acks=all and rows at LOCAL_QUORUM, all the time."""
     addresses = [node.address for node in context.fleet.of(Role.CASSANDRA)]
     numbers = count()
-    with connected(addresses) as session, release_traffic.producing(context.fleet) as produce:
+    with session_scope(addresses) as session, release_traffic.producing(context.fleet) as produce:
         session.execute("CREATE TABLE IF NOT EXISTS work (id int PRIMARY KEY)")
         insert = session.prepare("INSERT INTO work (id) VALUES (?)")
 

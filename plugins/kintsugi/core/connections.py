@@ -180,7 +180,7 @@ def data_sources(settings: Settings) -> tuple[DataSource, ...]:
     found = data_connection()
     if found is None:
         return (own,)
-    from kintsugi.core.data_bucket import combined, user_source  # cycle
+    from kintsugi.core.user_bucket import combined, user_source  # cycle
 
     return combined(own, user_source(found))
 

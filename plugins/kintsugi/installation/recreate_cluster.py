@@ -30,7 +30,7 @@ from kintsugi.environments import node_files
 from kintsugi.installation.progress import Progress
 from kintsugi.operations import manual_mode
 from kintsugi.operations.context import Context
-from kintsugi.pipeline.object_listing import objects
+from kintsugi.pipeline.object_listing import list_objects
 from kintsugi.pipeline.schema import ensure_topics_and_tables
 from kintsugi.pipeline.stream.baselines import EOD_MANIFESTS, pending_files
 from kintsugi.recovery import plan_policy
@@ -173,7 +173,7 @@ def addresses(environment: str, nodes: Iterable[Node]) -> list[str]:
 def rebuild_baselines(context: Context) -> None:
     """Forget that the end-of-day files were read, and wait until `build_baseline` has read them all again."""
     s3 = context.s3()
-    for item in list(objects(s3, BUCKET, EOD_MANIFESTS)):
+    for item in list(list_objects(s3, BUCKET, EOD_MANIFESTS)):
         s3.delete_object(Bucket=BUCKET, Key=item["Key"])
     if not wait_until(lambda: not pending_files(s3), BASELINE_DEADLINE_S, pause=1.0):
         raise StepFailed(

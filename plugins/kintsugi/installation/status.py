@@ -24,7 +24,7 @@ from kintsugi.db.replica_repairs import describe_repairs
 from kintsugi.db.store import Store
 from kintsugi.db.stream_record import StreamRecord
 from kintsugi.pipeline.ingest.intake_report import IntakeReport
-from kintsugi.pipeline.stream_lag import consumer_lag
+from kintsugi.pipeline.stream_lag import read_consumer_lag
 from kintsugi.probes import probe_node, probe_ssh
 from kintsugi.probes.disk import headroom, too_little
 from kintsugi.web import flow
@@ -106,7 +106,7 @@ def _lag(settings: Settings, nodes: list[Document]) -> int | None:
     brokers = settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
     answer: list[int | None] = []
     asking = threading.Thread(
-        target=lambda: answer.append(_or_none(lambda: consumer_lag(brokers))), daemon=True
+        target=lambda: answer.append(_or_none(lambda: read_consumer_lag(brokers))), daemon=True
     )
     asking.start()
     asking.join(_LAG_SECONDS)
@@ -228,11 +228,11 @@ def _replicas(settings: Settings) -> Document:
 
 
 def _intake(settings: Settings) -> Document:
-    from kintsugi.pipeline.ingest.intake_monitor import rules_from  # numpy
+    from kintsugi.pipeline.ingest.intake_monitor import read_rules  # numpy
 
     found = IntakeStore(store_dsn(settings), patience=LOOK).report()
     report = IntakeReport.from_json(found[1]) if found else None
-    return assess_intake(report, rules_from(), datetime.now(UTC)).to_json()
+    return assess_intake(report, read_rules(), datetime.now(UTC)).to_json()
 
 
 def _samples(settings: Settings) -> list[FlowSample]:

@@ -27,8 +27,7 @@ from kintsugi.operations.readiness import master_state, poll_until, spark_readin
 from kintsugi.operations.verification_cassandra import verify_cassandra
 from kintsugi.operations.verification_kafka import verify_kafka
 from kintsugi.pipeline import synthetic_trade as trade
-from kintsugi.pipeline.cassandra_connection import cassandra_session
-from kintsugi.pipeline.cassandra_session import shut_down_after
+from kintsugi.pipeline.cassandra_session import installation_session, shut_down_after
 from kintsugi.probes import clock_skew
 from kintsugi.probes.peers import ask_spark
 from kintsugi.probes.stream import stream_apps
@@ -61,7 +60,7 @@ def verify_synthetic_trade(
         return "no synthetic trade was sent: the stream is not submitted"
     trade_id, entrance = send()
     seconds = trade.await_arrival(
-        lambda: shut_down_after(cassandra_session(context.settings)), trade_id, give_up
+        lambda: shut_down_after(installation_session(context.settings)), trade_id, give_up
     )
     return f"a synthetic trade went from {entrance} to Cassandra in {seconds:.1f} s"
 

@@ -19,29 +19,38 @@ class TunedCassandraHook(CassandraHook):
     """A CassandraHook whose sessions read at LOCAL_QUORUM and survive the death of any node.
 
     The provider's hook reads the connection: hosts, port, login, TLS, protocol. It passes a load balancing policy to
-    the driver, and the driver then takes no execution profiles. So its cluster, which is not connected yet, is replaced
-    by one of `tuned_cluster` with what the connection said. A ``load_balancing_policy`` in the connection is ignored.
+    the driver, and the driver then refuses execution profiles. So its cluster, which is not connected yet, is replaced
+    by one of `tuned_cluster` with the fields of the connection. A ``load_balancing_policy`` in the connection is
+    ignored.
     """
 
-    session: Any  # the parent knows it as None alone
+    session: Any  # the parent declares it as None only
 
     def __init__(self, cassandra_conn_id: str = CASSANDRA_CONNECTION) -> None:
         super().__init__(cassandra_conn_id)
-        given = self.cluster
-        given.shutdown()
-        options: dict[str, Any] = {"auth_provider": given.auth_provider, "ssl_options": given.ssl_options}
-        if given.cql_version:
-            options["cql_version"] = given.cql_version
-        if given._protocol_version_explicit:  # noqa: SLF001 - without it the driver agrees on one with the nodes
-            options["protocol_version"] = given.protocol_version
-        self._tuned = partial(tuned_cluster, list(given.contact_points), port=given.port, **options)
-        self.cluster = self._tuned()
+        original = self.cluster
+        original.shutdown()
+        options: dict[str, Any] = {
+            "auth_provider": original.auth_provider,
+            "ssl_options": original.ssl_options,
+        }
+        if original.cql_version:
+            options["cql_version"] = original.cql_version
+        if original._protocol_version_explicit:  # noqa: SLF001 - otherwise the driver negotiates the version
+            options["protocol_version"] = original.protocol_version
+        self._make_cluster = partial(
+            tuned_cluster, list(original.contact_points), port=original.port, **options
+        )
+        self.cluster = self._make_cluster()
         self.keyspace = self.keyspace or KEYSPACE
 
     def get_conn(self) -> Session:
-        """The session, connected at the first call. Raises KintsugiError when no node answers; may be called again."""
+        """Return the session, connected at the first call; raises KintsugiError when no node answers.
+
+        It may be called again after that, and after the cluster was shut down.
+        """
         if self.cluster.is_shutdown:
-            self.cluster = self._tuned()
+            self.cluster = self._make_cluster()
         if self.session is None or self.session.is_shutdown:
             self.session = open_session(self.cluster, self.keyspace)
         session: Session = self.session

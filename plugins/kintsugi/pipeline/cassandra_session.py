@@ -1,4 +1,4 @@
-"""A Cassandra session for a cluster in which nodes die: shared by the stream, the accounts and the probes."""
+"""A Cassandra session for a cluster in which nodes die: for the stream, the reconciliation and the probes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from kintsugi.core.connections import CASSANDRA_CONNECTION, has_hook
 from kintsugi.core.errors import KintsugiError
-from kintsugi.core.settings import CASSANDRA_PORT, KEYSPACE
+from kintsugi.core.fleet import Role
+from kintsugi.core.settings import CASSANDRA_PORT, KEYSPACE, Settings
 
 if TYPE_CHECKING:
     from cassandra.cluster import Cluster, Session
@@ -18,14 +20,27 @@ RECONNECT_SECONDS = 2.0
 SPECULATE_SECONDS = 0.5
 
 
-def connect(
+def installation_session(settings: Settings) -> Session:
+    """Connect to the installation's own Cassandra: inside Airflow by CassandraHook, elsewhere by the fleet file.
+
+    The hook uses the connection ``kintsugi_cassandra``. Close the session by ``session.cluster.shutdown()``. Raises
+    KintsugiError when no node answers.
+    """
+    if has_hook(CASSANDRA_CONNECTION):
+        from kintsugi.pipeline.cassandra_hook import TunedCassandraHook  # a heavy library: Airflow
+
+        return TunedCassandraHook().get_conn()
+    return connect_session([node.address for node in settings.fleet.of(Role.CASSANDRA)])
+
+
+def connect_session(
     contact_points: list[str],
     *,
     keyspace: str | None = KEYSPACE,
     port: int = CASSANDRA_PORT,
     request_timeout: float = REQUEST_SECONDS,
 ) -> Session:
-    """A session at LOCAL_QUORUM that survives the death of any node, as `tuned_cluster` makes it.
+    """Connect a session at LOCAL_QUORUM that survives the death of any node, by `tuned_cluster`.
 
     Close it by ``session.cluster.shutdown()``. ``request_timeout`` is in seconds. Raises KintsugiError when no contact
     point answers.
@@ -40,11 +55,14 @@ def tuned_cluster(
     request_timeout: float = REQUEST_SECONDS,
     **options: Any,
 ) -> Cluster:
-    """A cluster of the driver, not connected yet, whose sessions survive the death of any node.
+    """Return a cluster of the driver, not connected yet, whose sessions survive the death of any node.
 
-    What makes them survive: requests go to a replica and, after half a second of silence, to the next (only statements
-    marked idempotent); a silent node's connections are given up after 5 s by heartbeats; a dead node is tried again at
-    least every 2 s. ``options``: further arguments of the driver's ``Cluster``, as ``auth_provider``.
+    1. A request goes to one replica and, after half a second without an answer, to the next one. That holds only for
+       statements that are marked idempotent.
+    2. Heartbeats close the connections to a silent node after 5 s.
+    3. The driver connects to a dead node again at least every 2 s.
+
+    ``options``: further arguments of the driver's ``Cluster``, such as ``auth_provider``.
     """
     from cassandra import ConsistencyLevel
     from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
@@ -71,7 +89,7 @@ def tuned_cluster(
         reconnection_policy=ExponentialReconnectionPolicy(0.25, RECONNECT_SECONDS, max_attempts=None),
         idle_heartbeat_interval=3,
         idle_heartbeat_timeout=2,
-        compression=False,  # on loopback and in a rack, CPU is dearer than bytes
+        compression=False,  # on loopback and in a rack, processor time costs more than bandwidth
         status_event_refresh_window=0,
         topology_event_refresh_window=1,
         **options,
@@ -88,7 +106,7 @@ def open_session(cluster: Cluster, keyspace: str | None) -> Session:
         cluster.shutdown()
         reasons = "; ".join(f"{host}: {reason}" for host, reason in error.errors.items()) or str(error)
         raise KintsugiError(
-            f"no Cassandra node of {', '.join(cluster.contact_points)} takes connections on port {cluster.port} "
+            f"no Cassandra node of {', '.join(cluster.contact_points)} accepts connections on port {cluster.port} "
             f"({reasons}); look at the health of the cassandra nodes"
         ) from error
     except Exception:
@@ -97,15 +115,15 @@ def open_session(cluster: Cluster, keyspace: str | None) -> Session:
 
 
 @contextmanager
-def connected(contact_points: list[str], *, keyspace: str | None = KEYSPACE) -> Iterator[Session]:
-    """`connect` for a ``with`` block: the cluster is shut down at its end."""
-    with shut_down_after(connect(contact_points, keyspace=keyspace)) as session:
+def session_scope(contact_points: list[str], *, keyspace: str | None = KEYSPACE) -> Iterator[Session]:
+    """Connect a session for a ``with`` block; its cluster is shut down at the end of the block."""
+    with shut_down_after(connect_session(contact_points, keyspace=keyspace)) as session:
         yield session
 
 
 @contextmanager
 def shut_down_after(session: Session) -> Iterator[Session]:
-    """A ``with`` block with this session; its cluster is shut down at the end of the block."""
+    """Use this session in a ``with`` block; its cluster is shut down at the end of the block."""
     try:
         yield session
     finally:

@@ -1,4 +1,4 @@
-"""The consumer group of the stream: for any Kafka tool, and for a driver that has no checkpoint."""
+"""The offsets of the stream's consumer group: read by any Kafka tool, and by a driver without a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def group_consumer(bootstrap: list[str]) -> KafkaConsumer:
-    """A consumer that speaks for the stream's group without joining it: to read and commit its offsets."""
+    """Return a consumer that reads and commits the offsets of the stream's group, and doesn't join the group."""
     from kafka import KafkaConsumer
 
     return KafkaConsumer(
@@ -35,7 +35,7 @@ def group_consumer(bootstrap: list[str]) -> KafkaConsumer:
 
 @dataclass(frozen=True, slots=True)
 class LostRange:
-    """Messages of a partition of the topic that Kafka deleted before they were stored: ``first`` to ``end`` - 1."""
+    """Offsets of a partition, ``first`` to ``end`` - 1, whose messages Kafka deleted before they were stored."""
 
     partition: int
     first: int
@@ -52,10 +52,10 @@ class LostRange:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """Where a driver begins to read, by partition, and what of the topic it will never see.
+class StartPosition:
+    """The offsets from which a driver reads, by partition, and the messages that it can't read any more.
 
-    ``log``: the first offset that Kafka holds, and the one after the last.
+    ``log``: by partition, the first offset that Kafka holds, and the one after the last.
     """
 
     offsets: dict[int, int]
@@ -63,67 +63,67 @@ class Start:
     log: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def can_serve(self, position: Mapping[int, int]) -> bool:
-        """Whether Kafka still holds everything from this position on; False for no position at all."""
-        held = [
-            self.log[number][0] <= at <= self.log[number][1]
-            for number, at in position.items()
-            if number in self.log
-        ]
-        return bool(held) and all(held) and len(held) == len(position)
+        """Whether Kafka still holds everything from this position on; False for an empty position."""
+        return bool(position) and all(
+            number in self.log and self.log[number][0] <= offset <= self.log[number][1]
+            for number, offset in position.items()
+        )
 
     def to_spark(self) -> str:
-        """Spark's ``startingOffsets``."""
+        """Return Spark's ``startingOffsets``."""
         if not self.offsets:
             return "earliest"
-        return json.dumps({TOPIC: {str(number): at for number, at in sorted(self.offsets.items())}})
+        return json.dumps({TOPIC: {str(number): offset for number, offset in sorted(self.offsets.items())}})
 
 
-def clamp(position: Mapping[int, int | None], beginning: Mapping[int, int], end: Mapping[int, int]) -> Start:
-    """The nearest start that the log can serve; all by partition.
+def nearest_start(
+    position: Mapping[int, int | None], beginning: Mapping[int, int], end: Mapping[int, int]
+) -> StartPosition:
+    """Return the start that Kafka can serve and that is nearest to ``position``; all by partition.
 
-    ``position``: the next offset to read, None where nobody ever committed one. ``beginning``, ``end``: the log's
+    ``position``: the next offset to read, None where none was ever committed. ``beginning``, ``end``: the log's
     first offset and the one after its last.
 
     1. A position within the log stays.
-    2. A position before the log's beginning moves to the beginning; what lies between is lost.
-    3. Without a position the start is the beginning; what was deleted before it is lost, for nobody stored it.
-    4. A position beyond the end is of a topic that was made anew: all of the log is unread.
+    2. A position before the log's beginning moves to the beginning; the offsets between them are lost.
+    3. Without a position the start is the beginning; the offsets before it are lost, because none was stored.
+    4. A position after the end belongs to a topic that was deleted and created again: all of the log is unread.
     """
     offsets: dict[int, int] = {}
     lost: list[LostRange] = []
-    for partition, begins in sorted(beginning.items()):
-        at = position.get(partition) or 0
-        beyond = at > end.get(partition, begins)
-        offsets[partition] = begins if beyond else max(at, begins)
-        if at < begins:
-            lost.append(LostRange(partition, at, begins))
-    log = {number: (begins, end.get(number, begins)) for number, begins in beginning.items()}
-    return Start(offsets, tuple(lost), log)
+    for partition, first in sorted(beginning.items()):
+        offset = position.get(partition) or 0
+        is_after_end = offset > end.get(partition, first)
+        offsets[partition] = first if is_after_end else max(offset, first)
+        if offset < first:
+            lost.append(LostRange(partition, offset, first))
+    log = {number: (first, end.get(number, first)) for number, first in beginning.items()}
+    return StartPosition(offsets, tuple(lost), log)
 
 
-def starting_offsets(bootstrap: list[str], checkpoint: Mapping[int, int] | None = None) -> Start:
-    """Where the driver is to begin; raises KafkaError when Kafka doesn't tell.
+def starting_offsets(bootstrap: list[str], checkpoint: Mapping[int, int] | None = None) -> StartPosition:
+    """Return where the driver must start; raises KafkaError when Kafka doesn't report its offsets.
 
-    ``checkpoint``: the next offset to read by Spark's checkpoint, by partition, where there is one. The group's offset
-    counts where it is further: both say that everything before is stored.
+    ``checkpoint``: the next offset to read by Spark's checkpoint, by partition, if there is one. By partition, the
+    larger offset of the checkpoint and the group counts: both mean that everything before it is stored.
     """
     from kafka import TopicPartition
 
     consumer = group_consumer(bootstrap)
     try:
         partitions = [TopicPartition(TOPIC, number) for number in consumer.partitions_for_topic(TOPIC) or ()]
-        committed = _committed(consumer, partitions, needed=not checkpoint)
+        committed = _read_committed(consumer, partitions, needed=not checkpoint)
         beginning = {tp.partition: at for tp, at in consumer.beginning_offsets(partitions).items()}
         end = {tp.partition: at for tp, at in consumer.end_offsets(partitions).items()}
     finally:
         consumer.close()
-    return clamp(furthest(committed, checkpoint or {}), beginning, end)
+    return nearest_start(furthest_offsets(committed, checkpoint or {}), beginning, end)
 
 
-def _committed(
+def _read_committed(
     consumer: KafkaConsumer, partitions: list[TopicPartition], *, needed: bool
 ) -> dict[int, int | None]:
-    """The group's offsets by partition; without ``needed``, none at all while the group's coordinator is away."""
+    """Read the group's offsets by partition; unless ``needed``, all are None if the coordinator doesn't answer."""
     from kafka.errors import KafkaError
 
     try:
@@ -131,52 +131,53 @@ def _committed(
     except KafkaError as error:
         if needed:
             raise
-        log.warning(
-            "the offsets of %s can't be read: %r; the checkpoint's count alone", CONSUMER_GROUP, error
-        )
+        log.warning("the offsets of %s can't be read: %r; only the checkpoint counts", CONSUMER_GROUP, error)
         return dict.fromkeys(tp.partition for tp in partitions)
 
 
-def furthest(one: Mapping[int, int | None], other: Mapping[int, int]) -> dict[int, int | None]:
-    """The larger offset of the two, by partition; None where neither knows one."""
-    known = {**dict.fromkeys(one), **dict.fromkeys(other)}
+def furthest_offsets(
+    committed: Mapping[int, int | None], checkpoint: Mapping[int, int]
+) -> dict[int, int | None]:
+    """Return the larger offset of the two, by partition; None where neither has one."""
     return {
-        number: max((at for at in (one.get(number), other.get(number)) if at is not None), default=None)
-        for number in known
+        number: max(
+            (offset for offset in (committed.get(number), checkpoint.get(number)) if offset is not None),
+            default=None,
+        )
+        for number in {**dict.fromkeys(committed), **checkpoint}
     }
 
 
 def checkpoint_position(checkpoint: Path) -> dict[int, int]:
-    """The next offset to read by partition, after the last batch that Spark's checkpoint has as done; else empty.
+    """Return the next offset to read, by partition, after the last finished batch of Spark's checkpoint; else empty.
 
     Spark writes the end offsets of batch n to ``offsets/<n>`` before the batch, and ``commits/<n>`` after it.
-    Of the offset file, the line that is a JSON object with the topic's name counts.
+    The line of the offset file that counts is the JSON object with the topic's name.
     """
-    done = [int(file.name) for file in (checkpoint / "commits").glob("[0-9]*") if file.name.isdigit()]
-    planned = checkpoint / "offsets" / str(max(done, default=-1))
-    if not planned.is_file():
+    finished = [int(file.name) for file in (checkpoint / "commits").glob("[0-9]*") if file.name.isdigit()]
+    offsets_file = checkpoint / "offsets" / str(max(finished, default=-1))
+    if not offsets_file.is_file():
         return {}
-    for line in planned.read_text(errors="replace").splitlines():
+    for line in offsets_file.read_text(errors="replace").splitlines():
         try:
-            found = json.loads(line)
-            return {int(number): int(at) for number, at in found[TOPIC].items()}
+            return {int(number): int(offset) for number, offset in json.loads(line)[TOPIC].items()}
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
     return {}
 
 
 def batch_ends(rows: Table) -> dict[int, int]:
-    """The next offset to read by partition after these rows (columns ``partition offset``), one a message."""
-    found = rows.group_by("partition").aggregate([("offset", "max")]).to_pydict()
-    return {number: last + 1 for number, last in zip(found["partition"], found["offset_max"], strict=True)}
+    """Return the next offset to read, by partition, after these rows (columns ``partition offset``)."""
+    last = rows.group_by("partition").aggregate([("offset", "max")]).to_pydict()
+    return {number: offset + 1 for number, offset in zip(last["partition"], last["offset_max"], strict=True)}
 
 
 class OffsetCommitter:
     """Commits the stream's offsets in a thread of its own.
 
-    A dead group coordinator must not hold up the batches. Only the newest offsets matter; `offer`
-    replaces what hasn't been committed yet. Not being committed is harmless (a driver without a
-    checkpoint repeats more, and rows are upserts), so a failure is logged and tried again.
+    A dead group coordinator must not delay the batches. Only the newest offsets matter: `offer` replaces those that
+    weren't committed yet. A missing commit does no harm: a driver without a checkpoint repeats more batches, and their
+    rows are upserts. So a failure is logged, and the commit is tried again.
     """
 
     def __init__(self, bootstrap: list[str]) -> None:
@@ -188,13 +189,13 @@ class OffsetCommitter:
         self._thread.start()
 
     def offer(self, offsets: Mapping[int, int]) -> None:
-        """Offsets (the next to read, by partition) whose rows are stored."""
+        """Queue offsets (the next to read, by partition) whose rows are stored."""
         with self._changed:
             self._offers.update(offsets)
             self._changed.notify()
 
     def close(self, timeout: float = 5.0) -> None:
-        """Commit what is offered, if it can be done within ``timeout`` seconds."""
+        """Commit the queued offsets if that takes at most ``timeout`` seconds, and end the thread."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -211,9 +212,9 @@ class OffsetCommitter:
                 offers, self._offers = self._offers, {}
             try:
                 consumer = consumer or group_consumer(self._bootstrap)
-                commit(consumer, offers)
-            except Exception as error:  # noqa: BLE001 - whatever Kafka's client raises, the next offer is the retry
-                log.warning("could not commit the offsets of %s: %r; will try again", CONSUMER_GROUP, error)
+                commit_offsets(consumer, offers)
+            except Exception as error:  # noqa: BLE001 - whatever Kafka's client raises, it is tried again
+                log.warning("could not commit the offsets of %s: %r; trying again", CONSUMER_GROUP, error)
                 with self._changed:
                     self._offers = offers | self._offers
                     if self._closing:
@@ -223,7 +224,7 @@ class OffsetCommitter:
             consumer.close()
 
 
-def commit(consumer: KafkaConsumer, offsets: Mapping[int, int]) -> None:
+def commit_offsets(consumer: KafkaConsumer, offsets: Mapping[int, int]) -> None:
     """Commit offsets (the next to read, by partition) for the consumer's group; raises KafkaError."""
     from kafka import TopicPartition
     from kafka.structs import OffsetAndMetadata

@@ -1,6 +1,6 @@
-"""One cell of a delivered row → its value, or the reason why its row can't be used.
+"""Parse one cell of a delivered row: its value, or the reason why the row can't be used.
 
-For the rows of both kinds of file: trades (`rows`) and end of day (`end_of_day`).
+For the rows of both kinds of file: trades (`row_parser`) and end of day (`end_of_day`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from functools import lru_cache
 
 from kintsugi.core.rejections import Reason, Rejection
 
-# Listed options trade since 26 April 1973 (Cboe). A later year than 2099 is a typing error or a filler; both bounds
-# are constants, so that a file gives the same trades whenever it is read, and whatever the clock says.
+# Listed options trade since 26 April 1973 (Cboe). A year after 2099 is a typing error or a placeholder. Both limits are
+# constants, so a file gives the same trades whenever it is read.
 EARLIEST, LATEST = date(1973, 4, 26).toordinal(), date(2099, 12, 31).toordinal()
 # Cboe lists options for up to 15 years (LEAPS, since August 2012).
 LONGEST_LIFE_DAYS = 20 * 366
@@ -33,38 +33,38 @@ class InvalidRow(Exception):
         self.rejection = Rejection(reason, text)
 
 
-def bounds() -> str:
-    """The days that are taken, for a person."""
-    return f"days from {date.fromordinal(EARLIEST)} to {date.fromordinal(LATEST)} are taken"
+def format_listed_days() -> str:
+    """Say which days are valid, for an error message."""
+    return f"valid days are {date.fromordinal(EARLIEST)} to {date.fromordinal(LATEST)}"
 
 
 @lru_cache(maxsize=4096)
-def day_of(text: str) -> int:
-    """``YYYY-MM-DD`` → its ordinal."""
+def day_ordinal(text: str) -> int:
+    """Return the ordinal of the day ``YYYY-MM-DD``; raises InvalidRow for a day that doesn't exist."""
     try:
         return date.fromisoformat(text).toordinal()
     except ValueError:
         raise InvalidRow(Reason.DATE, f"no such date: {text}") from None
 
 
-def iso_day(text: str, name: str) -> int:
-    """The ordinal of the day ``YYYY-MM-DD`` in the column ``name``; raises InvalidRow for any other text."""
+def parse_day(text: str, name: str) -> int:
+    """Return the ordinal of the day ``YYYY-MM-DD`` in the column ``name``; raises InvalidRow for any other text."""
     if not _DATE_ONLY(text):
         raise InvalidRow(Reason.DATE, f"{name} is {text[:40]!r}, not YYYY-MM-DD")
-    return day_of(text)
+    return day_ordinal(text)
 
 
-def listed_day(text: str, name: str) -> int:
-    """`iso_day` of a day on which options could trade; raises InvalidRow for one before 1973 or after 2099."""
-    day = iso_day(text, name)
+def parse_listed_day(text: str, name: str) -> int:
+    """`parse_day` for a day on which options could trade; raises InvalidRow for one before 1973 or after 2099."""
+    day = parse_day(text, name)
     if not EARLIEST <= day <= LATEST:
-        raise InvalidRow(Reason.DATE, f"{name} is {text}; {bounds()}")
+        raise InvalidRow(Reason.DATE, f"{name} is {text}; {format_listed_days()}")
     return day
 
 
 def check_expiration(text: str, day: int) -> None:
     """Raise InvalidRow unless an option that trades on ``day`` (an ordinal) can expire on ``text`` (YYYY-MM-DD)."""
-    expires = day_of(text)
+    expires = day_ordinal(text)
     if expires < day:
         raise InvalidRow(Reason.EXPIRED, f"the option expired on {text}, before {date.fromordinal(day)}")
     if expires > day + LONGEST_LIFE_DAYS:
@@ -74,23 +74,23 @@ def check_expiration(text: str, day: int) -> None:
         )
 
 
-def symbol_of(text: str, name: str) -> str:
-    """The text itself if it is a symbol of an underlying or a root; else raises InvalidRow."""
+def parse_symbol(text: str, name: str) -> str:
+    """Return the text if it is the symbol of an underlying or a root; raises InvalidRow if not."""
     if not _SYMBOL_ONLY(text):
-        raise InvalidRow(Reason.SYMBOL, f"{name} is {text[:40]!r}, which is no symbol")
+        raise InvalidRow(Reason.SYMBOL, f"{name} is {text[:40]!r}, not a symbol")
     return text
 
 
-def kind_of_option(text: str) -> str:
-    """``C`` or ``P``; else raises InvalidRow."""
+def parse_option_type(text: str) -> str:
+    """Return ``C`` or ``P``; raises InvalidRow for any other text."""
     kind = text.upper()
     if kind not in ("C", "P"):
         raise InvalidRow(Reason.OPTION_TYPE, f"option_type is {text[:40]!r}, not C or P")
     return kind
 
 
-def number(text: str, name: str) -> float:
-    """The finite number in the column ``name``; raises InvalidRow for any other text and above 10^18."""
+def parse_number(text: str, name: str) -> float:
+    """Return the finite number in the column ``name``; raises InvalidRow for any other text and above 10^18."""
     if not NUMBER(text):
         raise InvalidRow(Reason.NUMBER, f"{name} is {text[:40]!r}, not a number")
     value = float(text)
@@ -99,11 +99,11 @@ def number(text: str, name: str) -> float:
     return value
 
 
-def integer(text: str, name: str) -> int:
-    """The whole number in the column ``name``, also spelled ``10.0`` or ``1e1``; else raises InvalidRow."""
+def parse_integer(text: str, name: str) -> int:
+    """Return the whole number in the column ``name``, also written as ``10.0`` or ``1e1``; else raises InvalidRow."""
     if _INT(text):
         return int(text)
-    value = number(text, name)
+    value = parse_number(text, name)
     if not value.is_integer():
         raise InvalidRow(Reason.NUMBER, f"{name} is {text[:40]!r}, not a whole number")
     return int(value)

@@ -1,4 +1,4 @@
-"""Whose fault is it? An error of one file ends that file; an error of its surroundings is tried again."""
+"""The cause of an error: the file itself, which then has failed, or its surroundings, which are tried again."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ GONE = ("PreconditionFailed", "412", "NoSuchKey", "404", "NotFound")
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether S3, Kafka, Postgres or the machine failed, and not the file: the same file is tried again.
+    """Whether S3, Kafka, Postgres or the machine failed, and not the file: then the same file is tried again.
 
-    Everything else comes from the content of the file, foreseen (InputError) or not. An OSError without a number is one
-    of those: bz2 raises it for corrupt data.
+    All other errors come from the content of the file, expected (InputError) or not. An OSError without a number is
+    one of them: bz2 raises it for corrupt data.
     """
     if isinstance(error, KintsugiError):
         return not isinstance(error, InputError)
     if isinstance(error, OSError):
         return error.errno is not None
-    return isinstance(error, MemoryError) or is_of_s3(error) or stops_all(error)
+    return isinstance(error, MemoryError) or is_s3_error(error) or stops_all_files(error)
 
 
-def is_of_s3(error: Exception) -> bool:
-    """Whether S3 refused or broke off an answer; another file may be readable all the same."""
+def is_s3_error(error: Exception) -> bool:
+    """Whether S3 refused a request or broke off an answer; other files may still be readable."""
     from botocore.exceptions import BotoCoreError, ClientError
     from urllib3.exceptions import HTTPError
 
     return isinstance(error, (BotoCoreError, ClientError, HTTPError))
 
 
-def stops_all(error: Exception) -> bool:
-    """Whether no other file could be ingested either: Kafka or Postgres doesn't answer."""
+def stops_all_files(error: Exception) -> bool:
+    """Whether no file can be ingested, because Kafka or Postgres doesn't answer."""
     import psycopg
     from kafka.errors import KafkaError
 
@@ -45,8 +45,8 @@ def stops_all(error: Exception) -> bool:
     return isinstance(error, (psycopg.Error, KafkaError))
 
 
-def has_vanished(s3: S3Client, bucket: str, item: S3Object) -> bool:
-    """Whether S3 has no longer this content under the key; raises what S3 raises."""
+def is_gone(s3: S3Client, bucket: str, item: S3Object) -> bool:
+    """Whether S3 no longer has this content under the key; raises what S3 raises."""
     from botocore.exceptions import ClientError
 
     try:
@@ -58,7 +58,7 @@ def has_vanished(s3: S3Client, bucket: str, item: S3Object) -> bool:
     return False
 
 
-def reason_of(error: Exception) -> str:
-    """The error as one line: a deliberate one as it is, another with its kind before it."""
-    said = " ".join(str(error).split())[:500]
-    return said if isinstance(error, KintsugiError) else f"{type(error).__name__}: {said}"
+def format_reason(error: Exception) -> str:
+    """Format the error as one line; an error that isn't ours gets its class name in front."""
+    text = " ".join(str(error).split())[:500]
+    return text if isinstance(error, KintsugiError) else f"{type(error).__name__}: {text}"

@@ -1,4 +1,4 @@
-"""Trades and dead letters into Kafka: an idempotent producer that waits for all in-sync replicas."""
+"""Send trades and dead letters to Kafka, by an idempotent producer that waits for all in-sync replicas."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PRODUCER = {
     "acks": "all",
     "enable_idempotence": True,
     "compression_type": "lz4",
-    # A chunk ends with a flush, so waiting for fuller batches costs no latency: 20 ms made batches of 9 kB.
+    # A chunk ends with a flush, so a longer linger time costs no latency; with 20 ms, batches had only 9 kB.
     "linger_ms": 250,
     "batch_size": 256 * 1024,
     "request_timeout_ms": 10_000,
@@ -25,24 +25,24 @@ PRODUCER = {
 }
 
 
-class Places:
-    """Where the messages of one sender come to lie on a topic, by partition; kept in the order in which it sends.
+class OffsetRanges:
+    """The offsets of the messages that one sender sent to a topic, by partition.
 
-    Of each partition only the first and the last message are remembered.
+    Messages are added in the order in which they are sent, so only the first and the last of each partition are kept.
     """
 
     def __init__(self) -> None:
         self._ends: dict[int, tuple[Any, Any]] = {}
 
-    def add(self, partition: int, sent: Any) -> None:
-        """Note a message; ``sent``: what Kafka's client promises of it."""
-        first, _ = self._ends.get(partition, (sent, sent))
-        self._ends[partition] = (first, sent)
+    def add(self, partition: int, message: Any) -> None:
+        """Add a message; ``message``: the future that Kafka's client returned for it."""
+        first, _ = self._ends.get(partition, (message, message))
+        self._ends[partition] = (first, message)
 
     def take(self) -> dict[int, tuple[int, int]]:
-        """First offset, and the one after the last, by partition, of what was noted since the last call.
+        """Return and forget, by partition, the first offset and the one after the last.
 
-        To be called when all of it is acknowledged.
+        Call it when all messages are acknowledged.
         """
         ends, self._ends = self._ends, {}
         return {
@@ -52,7 +52,10 @@ class Places:
 
 
 class Producer:
-    """An idempotent Kafka producer that waits for all in-sync replicas, and keeps the first failure."""
+    """An idempotent Kafka producer that waits for all in-sync replicas.
+
+    After the first failure it only raises: `send` and `flush` name that failure.
+    """
 
     def __init__(self, bootstrap: list[str]) -> None:
         from kafka import KafkaProducer
@@ -63,67 +66,60 @@ class Producer:
         try:
             self._client: Any = KafkaProducer(bootstrap_servers=bootstrap, **PRODUCER)
         except KafkaError as error:
-            self._error = repr(error)
-            raise self._refused() from error
-
-    def _failed(self, error: Exception) -> None:
-        self._error = self._error or repr(error)
+            self._note_failure(error)
+            self._raise_failure(error)
 
     def send(
-        self, topic: str, *, value: bytes, key: bytes | None = None, places: Places | None = None
+        self, topic: str, *, value: bytes, key: bytes | None = None, offsets: OffsetRanges | None = None
     ) -> None:
-        """Queue one message; ``places`` learns where it comes to lie.
-
-        Raises NotAcknowledged when Kafka takes no more.
-        """
+        """Queue one message; its offset is added to ``offsets``. Raises NotAcknowledged when Kafka takes no more."""
         from kafka.errors import KafkaError
 
         if self._error is None:
             try:
-                partition = None if key is None else partition_of(key, self._count(topic))
-                sent = self._client.send(topic, value=value, key=key, partition=partition)
-                sent.add_errback(self._failed)
-                if places is not None and partition is not None:
-                    places.add(partition, sent)
+                partition = None if key is None else partition_of(key, self._partition_count(topic))
+                message = self._client.send(topic, value=value, key=key, partition=partition)
+                message.add_errback(self._note_failure)
+                if offsets is not None and partition is not None:
+                    offsets.add(partition, message)
             except KafkaError as error:
-                self._failed(error)
-        if self._error is not None:
-            raise self._refused()
+                self._note_failure(error)
+        self._raise_failure()
 
-    def _count(self, topic: str) -> int:
-        """How many partitions the topic had when this producer first sent to it."""
+    def _partition_count(self, topic: str) -> int:
+        """Return how many partitions the topic had when this producer first sent to it."""
         if topic not in self._partitions:
             self._partitions[topic] = len(self._client.partitions_for(topic))
         return self._partitions[topic]
 
     def flush(self, timeout: float = FLUSH_SECONDS) -> None:
-        """Wait until Kafka has acknowledged everything that was sent.
-
-        Raises NotAcknowledged if it hasn't after ``timeout`` seconds.
-        """
+        """Wait until Kafka has acknowledged all messages; raises NotAcknowledged after ``timeout`` seconds."""
         from kafka.errors import KafkaError
 
         try:
             self._client.flush(timeout=timeout)
         except KafkaError as error:
-            self._failed(error)
-        if self._error is not None:
-            raise self._refused()
+            self._note_failure(error)
+        self._raise_failure()
 
-    def _refused(self) -> NotAcknowledged:
-        return NotAcknowledged(
-            f"Kafka did not acknowledge messages: {self._error}; "
-            "the file goes on from its last chunk when it is ingested again"
-        )
+    def _note_failure(self, error: Exception) -> None:
+        self._error = self._error or repr(error)
+
+    def _raise_failure(self, cause: Exception | None = None) -> None:
+        if self._error is not None:
+            raise NotAcknowledged(
+                f"Kafka did not acknowledge messages: {self._error}; "
+                "the file continues after its last chunk when it is ingested again"
+            ) from cause
 
     def close(self) -> None:
-        """Give up what is not acknowledged by now."""
+        """Close the connections; messages that aren't acknowledged yet are dropped."""
         self._client.close(timeout=0 if self._error else 5)
 
 
 @contextmanager
-def producer(bootstrap: list[str]) -> Iterator[Producer]:
-    """A Producer for a ``with`` block, closed at its end."""
+def open_producer(bootstrap: list[str]) -> Iterator[Producer]:
+    """Open a Producer for a ``with`` block; it is closed at the end of the block."""
     client = Producer(bootstrap)
     try:
         yield client
@@ -133,9 +129,9 @@ def producer(bootstrap: list[str]) -> Iterator[Producer]:
 
 @lru_cache(maxsize=65536)
 def partition_of(key: bytes, partitions: int) -> int:
-    """The partition that every Kafka client chooses for a key: murmur2 of it, modulo their number.
+    """Return the partition that every Kafka client chooses for a key: its murmur2 hash, modulo their number.
 
-    Remembered, because kafka-python computes it in Python for each message: 10 of the 63 µs that a message costs it.
+    Cached, because kafka-python computes it in Python: 10 of the 63 µs that it needs for a message.
     """
     from kafka.partitioner import murmur2
 

@@ -1,10 +1,14 @@
-"""One line of a trade file → a Trade, or the reason why it isn't one.
+"""Parse one line of a trade file: a Trade, or the reason why it isn't one.
 
-The format is `UnderlyingOptionsTradesCalcs`. The first 18 columns make a trade. What stands to the right of them
-(the number of exchanges and their quotes) is used for nothing and rejects no row: since 2022-06-13 the vendor
-leaves it empty. Two ways read a line: `message` recognises by one regular expression what practically every line
-looks like, and makes the message from its very text; whatever doesn't match goes through `parse`, which understands
-quotes and odd but lawful numbers, and names what is wrong. Both give the same message (a property-based test).
+The format is `UnderlyingOptionsTradesCalcs`. The first 18 columns make a trade. The columns after them (the number of
+exchanges and their quotes) aren't used and reject no row: since 2022-06-13 the vendor leaves them empty.
+
+A line is read in one of two ways. Both give the same message, which a property-based test checks.
+
+1. `parse_message` matches a line with one regular expression, and builds the message from the text of the line. Nearly
+   every line matches.
+2. Every other line goes through `parse_trade`. It also understands quotes and unusual but valid numbers, and it says
+   what is wrong with a line.
 """
 
 from __future__ import annotations
@@ -25,16 +29,16 @@ from kintsugi.pipeline.csv_fields import (
     NUMBER,
     SYMBOL,
     InvalidRow,
-    bounds,
     check_expiration,
-    day_of,
-    integer,
-    iso_day,
-    kind_of_option,
-    number,
-    symbol_of,
+    day_ordinal,
+    format_listed_days,
+    parse_day,
+    parse_integer,
+    parse_number,
+    parse_option_type,
+    parse_symbol,
 )
-from kintsugi.pipeline.trade_identity import digest, exact_time, trade_id
+from kintsugi.pipeline.trade_identity import exact_time, identity_digest, trade_id
 
 __all__ = [
     "CANCEL_CONDITIONS",
@@ -47,8 +51,8 @@ __all__ = [
     "Trade",
     "TradeMessage",
     "is_cancel",
-    "message",
-    "parse",
+    "parse_message",
+    "parse_trade",
 ]  # fmt: skip
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -62,21 +66,20 @@ HEAD_COLUMNS = (
 USED_COLUMNS = 18  # up to underlying_ask
 MAX_EXCHANGES = 64
 CANCEL_CONDITIONS = frozenset(range(40, 45))
-# Above a billion dollars a double no longer holds six decimals.
+# Above a billion dollars a double no longer has six exact decimals.
 MAX_DOLLARS = 1e9
 
 
 @dataclass(slots=True)
 class Trade:
-    """One trade, as it travels: also the JSON message on the topic, field by field.
+    """One trade; its fields are also those of the JSON message on the topic.
 
-    ``trade_id``: see `identity`; the first field, so that a reader can cut it out without parsing.
-    ``ts``: milliseconds since 1970 UTC; finer digits are in the identity only. ``trade_date``, ``slot``: New York's
-    date (``YYYY-MM-DD``) and quarter of an hour (0…95) of the trade, which choose its partition in Cassandra.
-    ``size``: contracts.
-    ``price``, ``bid``, ``ask``: dollars a share. ``iv``: 0 where it can't be computed. ``delta``:
-    negative for puts. ``underlying_bid``, ``underlying_ask``, ``exchanges``: nothing is computed from them; None
-    where the file has no valid number.
+    ``trade_id``: see `trade_identity`. It is the first field, so that it can be read without parsing the message.
+    ``ts``: milliseconds since 1970 UTC; finer digits are only in the identity. ``trade_date``, ``slot``: New York's
+    date (``YYYY-MM-DD``) and quarter of an hour (0…95) of the trade; they select its partition in Cassandra. ``size``:
+    contracts. ``price``, ``bid``, ``ask``: dollars a share. ``iv``: 0 where it can't be computed. ``delta``: negative
+    for puts. ``underlying_bid``, ``underlying_ask``, ``exchanges``: only stored; None where the file has no valid
+    number.
     """
 
     trade_id: str
@@ -104,10 +107,10 @@ class Trade:
 
 
 class TradeMessage(NamedTuple):
-    """What goes to the topic for one trade.
+    """The message on the topic for one trade.
 
-    ``identity``: the 16 bytes of its `trade_id`. ``ts``: milliseconds since 1970 UTC. ``symbol``: the
-    message's key. ``value``: the JSON of a `Trade`.
+    ``identity``: the 16 bytes of its `trade_id`. ``ts``: milliseconds since 1970 UTC. ``symbol``: the key of the
+    message. ``value``: the JSON of a `Trade`.
     """
 
     identity: bytes
@@ -116,7 +119,7 @@ class TradeMessage(NamedTuple):
     value: bytes
 
 
-# Numbers as JSON spells them, and by their very form within their ranges: no sign, no leading zero.
+# Numbers in JSON's notation (no leading zero) whose form already limits them to their ranges (no sign).
 _COUNT = r"(?:0|[1-9]\d{0,3}+)"
 _PRICE = r"(?:0|[1-9]\d{0,8}+)(?:\.\d{1,15}+)?+"
 _UNIT = r"-?(?:0(?:\.\d{1,15}+)?+|1(?:\.0{1,15}+)?+)"
@@ -128,53 +131,53 @@ _LINE = re.compile(
 ).fullmatch
 _COUNT_ONLY = re.compile(r"0*\d{1,2}", re.ASCII).fullmatch
 _CAREFUL_TIME = re.compile(rf"({DATE})[ T](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{{1,12}}))?)?", re.ASCII).fullmatch
-# A cell and the comma after it; the quotes of a cell are doubled within it.
+# A cell and the comma after it; a quote within a quoted cell is doubled.
 _CELL = re.compile(r'\s*(?:"((?:[^"]|"")*+)"\s*|([^",]*+))(?:,|\Z)').match
 
 
-def parse(line: str) -> Trade | Rejection:
-    """The trade on this line (without its line end), or why it is none. Raises nothing.
+def parse_trade(line: str) -> Trade | Rejection:
+    """Parse the trade on this line (without its line end); return a Rejection if it isn't valid. Raises nothing.
 
-    Bytes of the file that aren't UTF-8 stand in ``line`` as lone surrogates (PEP 383); in a used column they are
-    a rejection of their own.
+    Bytes of the file that aren't UTF-8 are lone surrogates in ``line`` (PEP 383). In a used column they have a
+    rejection reason of their own.
     """
     match = _LINE(line)
     try:
         if match is None:
-            return _careful(line)
+            return _parse_carefully(line)
         f = match.groups()
-        return _trade(
+        return _make_trade(
             f[0], f[1], int(f[2]), int(f[3]), f[4] + f[5], int(f[6]), f[7], f[8], float(f[9]), f[10], int(f[11]),
             int(f[12]), float(f[13]), int(f[14]), int(f[15]), float(f[16]), float(f[17]), float(f[18]),
             float(f[19]), float(f[20]), float(f[21]), None if f[22] is None else int(f[22]),
         )  # fmt: skip
     except InvalidRow as invalid:
-        return _rejection(line, invalid)
+        return _explain_rejection(line, invalid)
 
 
-def message(line: str) -> TradeMessage | Rejection:
-    """The message of the trade on this line, or why it is none; the fast way to what `parse` says."""
+def parse_message(line: str) -> TradeMessage | Rejection:
+    """Return the message of the trade on this line, or a Rejection: the fast way to the result of `parse_trade`."""
     match = _LINE(line)
     if match is None:
-        return _careful_message(line)
+        return _parse_message_carefully(line)
     (
         symbol, hour, minute, second, millisecond, finer, sequence, root, expiration, strike, option_type, exchange,
         size, price, condition, canceled, bid, ask, iv, delta, underlying_bid, underlying_ask, exchanges,
     ) = match.groups()  # fmt: skip
     try:
-        hour_ms, hour_slot, trade_day = _hour(hour)
-        exact_strike = _exact(strike)
-        lawful = trade_day <= day_of(expiration) <= trade_day + LONGEST_LIFE_DAYS and exact_strike != "0.0"
+        hour_ms, hour_slot, trade_day = _parse_hour(hour)
+        exact_strike = _exact_number(strike)
+        days_to_expiration = day_ordinal(expiration) - trade_day
     except InvalidRow as invalid:
         return invalid.rejection
-    if not lawful:
-        return _careful_message(line)
+    if not 0 <= days_to_expiration <= LONGEST_LIFE_DAYS or exact_strike == "0.0":
+        return _parse_message_carefully(line)
     trade_date = hour[:10]
     minutes = int(minute)
     ts = hour_ms + minutes * 60_000 + int(second) * 1_000 + int(millisecond)
-    identity = digest(
+    identity = identity_digest(
         symbol, exact_time(ts, finer) if finer else ts, sequence, root, expiration, exact_strike, option_type,
-        exchange, size, _exact(price), condition, canceled,
+        exchange, size, _exact_number(price), condition, canceled,
     )  # fmt: skip
     value = (
         f'{{"trade_id":"{identity.hex()}","symbol":"{symbol}","ts":{ts},"trade_date":"{trade_date}",'
@@ -188,12 +191,12 @@ def message(line: str) -> TradeMessage | Rejection:
 
 
 def is_cancel(trade: Trade) -> bool:
-    """Whether this row takes another trade back (OPRA conditions 40 to 44)."""
+    """Whether this row cancels another trade (OPRA conditions 40 to 44)."""
     return trade.condition in CANCEL_CONDITIONS
 
 
-def _rejection(line: str, invalid: InvalidRow) -> Rejection:
-    """Of an unusable cell that isn't UTF-8 the encoding is what is wrong."""
+def _explain_rejection(line: str, invalid: InvalidRow) -> Rejection:
+    """Return the rejection of a line; if its used columns aren't UTF-8, the reason is the encoding."""
     used = ",".join(line.split(",", USED_COLUMNS)[:USED_COLUMNS])
     try:
         used.encode()
@@ -204,28 +207,28 @@ def _rejection(line: str, invalid: InvalidRow) -> Rejection:
     return invalid.rejection
 
 
-def _careful_message(line: str) -> TradeMessage | Rejection:
+def _parse_message_carefully(line: str) -> TradeMessage | Rejection:
     import orjson
 
-    trade = parse(line)
+    trade = parse_trade(line)
     if isinstance(trade, Rejection):
         return trade
     return TradeMessage(bytes.fromhex(trade.trade_id), trade.ts, trade.symbol, orjson.dumps(trade))
 
 
 @lru_cache(maxsize=65536)
-def _exact(number: str) -> str:
-    """The one spelling of a strike or price in an identity."""
+def _exact_number(number: str) -> str:
+    """Return a strike or price in the spelling of the identity."""
     return repr(float(number))
 
 
-def _trade(
+def _make_trade(
     symbol: str, hour: str, minute: int, second: int, fraction: str, sequence: int, root: str, expiration: str,
     strike: float, option_type: str, exchange: int, size: int, price: float, condition: int, canceled: int,
     bid: float, ask: float, iv: float, delta: float, underlying_bid: float | None,
     underlying_ask: float | None, exchanges: int | None,
 ) -> Trade:  # fmt: skip
-    hour_ms, hour_slot, trade_day = _hour(hour)
+    hour_ms, hour_slot, trade_day = _parse_hour(hour)
     if minute > 59 or second > 59:
         raise InvalidRow(Reason.TIME, f"no such time of day: {hour}:{minute}:{second}")
     check_expiration(expiration, trade_day)
@@ -236,7 +239,7 @@ def _trade(
     ):  # fmt: skip
         raise InvalidRow(
             Reason.RANGE,
-            "a number is out of its range: size and strike > 0, prices and iv >= 0, |delta| <= 1",
+            "a number is out of range; valid are size and strike > 0, prices and iv >= 0, |delta| <= 1",
         )
     price += 0.0  # turns -0.0 into 0.0, which is the same price
     ts = hour_ms + minute * 60_000 + second * 1_000 + int(fraction[:3])
@@ -252,11 +255,11 @@ def _trade(
 
 
 @lru_cache(maxsize=4096)
-def _hour(text: str) -> tuple[int, int, int]:
-    """``2018-01-08 11`` of New York's wall clock → (milliseconds UTC at its start, its first slot, the day's ordinal).
+def _parse_hour(text: str) -> tuple[int, int, int]:
+    """Parse an hour of New York's wall clock, ``2018-01-08 11``; raises InvalidRow.
 
-    An hour that daylight saving skips is rejected; of an hour that it repeats, the first is meant (no options
-    trade in either).
+    Returns the milliseconds UTC at its start, its first slot, and the ordinal of the day. An hour that daylight saving
+    skips is rejected. If daylight saving repeats an hour, the first one is meant. No options trade in either.
     """
     try:
         local = datetime.strptime(text, "%Y-%m-%d %H").replace(tzinfo=NEW_YORK)
@@ -264,62 +267,63 @@ def _hour(text: str) -> tuple[int, int, int]:
         raise InvalidRow(Reason.TIME, f"no such date and hour: {text}") from None
     day = local.toordinal()
     if not EARLIEST <= day <= LATEST:
-        raise InvalidRow(Reason.TIME, f"the trade is dated {text[:10]}; {bounds()}")
+        raise InvalidRow(Reason.TIME, f"the date of the trade is {text[:10]}; {format_listed_days()}")
     instant = local.astimezone(UTC)
     if instant.astimezone(NEW_YORK).hour != local.hour:
         raise InvalidRow(Reason.TIME, f"New York's clocks skip the hour {text}")
     return int(instant.timestamp()) * 1000, local.hour * 60 // SLOT_MINUTES, day
 
 
-def _careful(line: str) -> Trade:
-    """Reads quotes, spaces and odd numbers too; raises InvalidRow with the first thing that is wrong."""
+def _parse_carefully(line: str) -> Trade:
+    """Parse a line that may have quotes, spaces and unusual numbers; raises InvalidRow for the first fault."""
     cells = _leading_cells(line)
     if len(cells) < USED_COLUMNS:
         raise InvalidRow(Reason.COLUMNS, f"{len(cells)} columns, but a trade has at least {USED_COLUMNS}")
-    symbol, root = _symbol(cells, 0), _symbol(cells, 3)
-    hour, minute, second, fraction = _time(cells[1])
-    iso_day(cells[4], HEAD_COLUMNS[4])
-    option_type = kind_of_option(cells[6])
-    return _trade(
-        symbol, hour, minute, second, fraction, _integer(cells, 2), root, cells[4], _number(cells, 5),
-        option_type, _integer(cells, 7), _integer(cells, 8), _number(cells, 9), _integer(cells, 10),
-        _integer(cells, 11), _number(cells, 12), _number(cells, 13), _number(cells, 14), _number(cells, 15),
+    symbol, root = _symbol_cell(cells, 0), _symbol_cell(cells, 3)
+    hour, minute, second, fraction = _parse_time(cells[1])
+    parse_day(cells[4], HEAD_COLUMNS[4])
+    option_type = parse_option_type(cells[6])
+    return _make_trade(
+        symbol, hour, minute, second, fraction, _integer_cell(cells, 2), root, cells[4], _number_cell(cells, 5),
+        option_type, _integer_cell(cells, 7), _integer_cell(cells, 8), _number_cell(cells, 9),
+        _integer_cell(cells, 10), _integer_cell(cells, 11), _number_cell(cells, 12), _number_cell(cells, 13),
+        _number_cell(cells, 14), _number_cell(cells, 15),
         *_underlying_quote(cells[16], cells[17]), _unused_count(cells[USED_COLUMNS:]),
     )  # fmt: skip
 
 
 def _underlying_quote(bid: str, ask: str) -> tuple[float | None, float | None]:
-    """The underlying's quote, which is only stored: None for both where one is no price."""
+    """Return the underlying's quote, which is only stored; None for both if one isn't a price."""
     values = [float(text) if NUMBER(text) else -1.0 for text in (bid, ask)]
     return (values[0], values[1]) if all(0 <= value < MAX_DOLLARS for value in values) else (None, None)
 
 
 def _unused_count(cells: list[str]) -> int | None:
-    """The number of exchanges, which is only stored: None where it is none."""
+    """Return the number of exchanges, which is only stored; None if it isn't valid."""
     value = int(cells[0]) if cells and _COUNT_ONLY(cells[0]) else None
     return value if value is not None and value <= MAX_EXCHANGES else None
 
 
 def _leading_cells(line: str) -> list[str]:
-    """The used columns and the one after them, without quotes and spaces; what is to their right isn't read."""
+    """Return the used columns and the one after them, without quotes and spaces; later columns aren't read."""
     if '"' not in line:
         return [cell.strip() for cell in line.split(",", USED_COLUMNS + 1)[: USED_COLUMNS + 1]]
     cells: list[str] = []
-    at = 0
+    position = 0
     while len(cells) <= USED_COLUMNS:
-        match = _CELL(line, at)
+        match = _CELL(line, position)
         if match is None:
             if len(cells) == USED_COLUMNS:
-                break  # the quotes are broken behind all that is used
+                break  # only quotes after the used columns are wrong
             raise InvalidRow(Reason.QUOTING, f"the quotes of column {len(cells)} don't match")
         cells.append((match[2] if match[1] is None else match[1].replace('""', '"')).strip())
-        at = match.end()
+        position = match.end()
         if not match[0].endswith(","):
             break
     return cells
 
 
-def _time(text: str) -> tuple[str, int, int, str]:
+def _parse_time(text: str) -> tuple[str, int, int, str]:
     match = _CAREFUL_TIME(text)
     if match is None:
         raise InvalidRow(Reason.TIME, f"quote_datetime is {text[:40]!r}, not YYYY-MM-DD HH:MM:SS.mmm")
@@ -327,13 +331,13 @@ def _time(text: str) -> tuple[str, int, int, str]:
     return f"{day} {hour}", int(minute), int(second or 0), (fraction or "").ljust(3, "0")
 
 
-def _symbol(cells: list[str], index: int) -> str:
-    return symbol_of(cells[index], HEAD_COLUMNS[index])
+def _symbol_cell(cells: list[str], index: int) -> str:
+    return parse_symbol(cells[index], HEAD_COLUMNS[index])
 
 
-def _number(cells: list[str], index: int) -> float:
-    return number(cells[index], HEAD_COLUMNS[index])
+def _number_cell(cells: list[str], index: int) -> float:
+    return parse_number(cells[index], HEAD_COLUMNS[index])
 
 
-def _integer(cells: list[str], index: int) -> int:
-    return integer(cells[index], HEAD_COLUMNS[index])
+def _integer_cell(cells: list[str], index: int) -> int:
+    return parse_integer(cells[index], HEAD_COLUMNS[index])

@@ -1,31 +1,30 @@
-"""Topics and tables of the pipeline, made if they are missing; safe to run at any time, by several at once.
+"""Create the topics and tables of the pipeline if they are missing; several processes may do it at once.
 
-Tables are modelled by the query they answer, and no partition grows without bound:
+Each table is modelled by the query that it answers, and no partition grows without limit:
 
 - ``trade``: the trades of a symbol on a day, in time. One partition holds a symbol's quarter of an hour.
-  A month of all US options is 29 million rows, 1.4 million a day; if ^SPX had a fifth of them, and its
+  A month of all US options is 29 million rows, 1.4 million a day. If ^SPX had a fifth of them, and its
   busiest quarter of an hour a tenth of its day, that partition would hold 28,000 rows of about 200 bytes:
-  6 MB, far below the 100 MB where Cassandra's reads suffer.
+  6 MB. Cassandra's reads become slow at about 100 MB.
 - ``unusual_trade``: the unusual trades of a day, of one symbol or of all. One partition a day: signals
   fire on fewer than one trade in a hundred, so 14,000 rows of 250 bytes, 4 MB.
-- ``unusual_canceled``: the rows of ``unusual_trade`` whose trades were taken back; the same columns.
-- ``unusual_top``: the same trades from the top, ranked by ``premium`` or by the score of one signal. One
+- ``unusual_canceled``: the rows of ``unusual_trade`` whose trades were cancelled; the same columns.
+- ``unusual_top``: the same trades as ``unusual_trade``, ranked by ``premium`` or by the score of one signal. One
   partition a day and ranking, no larger than ``unusual_trade``'s.
 - ``flow_window``: the flow of a symbol on a day, by window of 60 s. One partition a symbol and day: 1,440
   windows at most, whatever the number of trades, of about 150 bytes: 0.2 MB.
 - ``flow_alert``: the windows of a day that signal, of one symbol or of all. 5,000 symbols of 405 windows
   are two million windows a day; if one in a thousand signals, 2,000 rows.
-- ``cancel``: the cancels of a symbol on a day, and the trade that each takes back. 0.4 % of ^SPX's 280,000
+- ``cancel``: the cancels of a symbol on a day, and the trade that each one cancels. 0.4 % of ^SPX's 280,000
   trades a day: 1,100 rows.
-- ``late_trades``: trades that came after their window was closed, counted by reason. One partition a trading
+- ``late_trades``: trades that arrived after their window was closed, counted by reason. One partition a trading
   day, one row a batch with late trades; a whole day replayed at 20,000 trades a batch is 6 x 70 rows.
 - ``stream_driver``: one row: the youngest streaming driver, and the versions of what it holds in memory.
-- ``baseline``: what is usual for a symbol, by bucket and by the day of the end-of-day file. 30 rows a
-  symbol a day, 12,000 in the 400 days that they live.
+- ``baseline``: the usual values of a symbol, by bucket and by the day of the end-of-day file. 30 rows a
+  symbol a day, 12,000 in the 400 days that they are kept.
 
-Times to live bound the whole. A trade's row is written once and, but for the mark of the few cancelled ones
-(``canceled_by``, the identity of the cancel; ``scores`` of the unusual ones), never changed, so compaction by
-time window suits it.
+Times to live limit the size of all tables. A trade's row is written once. Only few rows change later: cancelled trades
+get ``canceled_by`` (the identity of the cancel), unusual ones ``scores``. So compaction by time window fits.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import DEAD_LETTER_TOPIC, KAFKA_PORT, KEYSPACE, TOPIC
-from kintsugi.pipeline.cassandra_session import connected
+from kintsugi.pipeline.cassandra_session import session_scope
 from kintsugi.pipeline.score_backfill import backfill_scores
 
 if TYPE_CHECKING:
@@ -65,12 +64,12 @@ TRADE_COLUMNS = (
     ("premium", "double"),
     ("side", "text"), ("canceled", "boolean"), ("expiry_bin", "text"), ("delta_bin", "text"),
 )  # fmt: skip
-# Not stored, but the timestamp of the row's write, in microseconds since 1970 UTC: the time of the message in Kafka,
-# and its offset modulo 1000. A trade's messages are on one partition, so a later version has a greater timestamp, and
-# two versions never have the same one. At the same timestamp Cassandra would merge two rows, column by column.
+# Not a stored column, but the write timestamp of the row, in microseconds since 1970 UTC: the time of the message in
+# Kafka, plus its offset modulo 1000. A trade's messages are on one partition, so a later version has a greater
+# timestamp, and two versions never have the same one. At the same timestamp Cassandra would merge two rows by column.
 VERSION_COLUMN = ("stamp", "bigint")
-# Columns of `trade` that aren't delivered with it but follow later; null when its row is written. ``scores``: by
-# signal, the score and what is usual (mean or median, standard deviation); null for a trade without a signal.
+# Columns of `trade` that are written later; null when its row is written. ``scores``: by signal, the score and the
+# baseline (mean or median, standard deviation); null for a trade without a signal.
 MARK_COLUMNS = (
     ("canceled_by", "blob"),
     ("scores", "frozen<map<text, frozen<tuple<double, double, double>>>>"),
@@ -113,12 +112,12 @@ LATE_COLUMNS = (
 )  # fmt: skip
 
 
-def _table(name: str, columns: tuple[tuple[str, str], ...], key: str, options: str) -> str:
+def _create_statement(name: str, columns: tuple[tuple[str, str], ...], key: str, options: str) -> str:
     body = ", ".join(f"{column} {kind}" for column, kind in columns)
     return f"CREATE TABLE IF NOT EXISTS {KEYSPACE}.{name} ({body}, PRIMARY KEY ({key})) WITH {options}"
 
 
-# Within a day, eight files of a size are merged into one. By default every file below 50 MB counts as of one size, so
+# Within a day, eight files of similar size are merged into one. By default all files below 50 MB count as similar, so
 # the largest was rewritten with each three new ones: a fifth of the processor time of a stored trade.
 TRADE_COMPACTION = {
     "class": "TimeWindowCompactionStrategy",
@@ -128,43 +127,43 @@ TRADE_COMPACTION = {
     "min_sstable_size": str(2**20),
 }
 TABLES = {
-    "trade": _table(
+    "trade": _create_statement(
         "trade", TRADE_COLUMNS + MARK_COLUMNS, "(symbol, trade_date, slot), ts, trade_id",
         f"default_time_to_live = {TRADE_DAYS * DAY} AND compaction = {TRADE_COMPACTION}",
     ),
-    "unusual_trade": _table(
+    "unusual_trade": _create_statement(
         "unusual_trade", UNUSUAL_COLUMNS, "trade_date, symbol, ts, trade_id, signal",
         f"default_time_to_live = {TRADE_DAYS * DAY}",
     ),
-    "unusual_canceled": _table(
+    "unusual_canceled": _create_statement(
         "unusual_canceled", UNUSUAL_COLUMNS, "trade_date, symbol, ts, trade_id, signal",
         f"default_time_to_live = {TRADE_DAYS * DAY}",
     ),
-    "unusual_top": _table(
+    "unusual_top": _create_statement(
         "unusual_top", TOP_COLUMNS, "(trade_date, ranking), value, symbol, ts, trade_id, signal",
         "CLUSTERING ORDER BY (value DESC, symbol ASC, ts ASC, trade_id ASC, signal ASC) AND "
         f"default_time_to_live = {TRADE_DAYS * DAY}",
     ),
-    "flow_window": _table(
+    "flow_window": _create_statement(
         "flow_window", WINDOW_COLUMNS, "(symbol, trade_date), window_start",
         f"default_time_to_live = {TRADE_DAYS * DAY}",
     ),
-    "flow_alert": _table(
+    "flow_alert": _create_statement(
         "flow_alert", WINDOW_COLUMNS, "trade_date, symbol, window_start",
         f"default_time_to_live = {TRADE_DAYS * DAY}",
     ),
-    "cancel": _table(
+    "cancel": _create_statement(
         "cancel", CANCEL_COLUMNS, "(symbol, trade_date), cancel_id",
         f"default_time_to_live = {TRADE_DAYS * DAY}",
     ),
-    "late_trades": _table(
+    "late_trades": _create_statement(
         "late_trades", LATE_COLUMNS, "trade_date, reason, partition, end_offset",
         f"default_time_to_live = {TRADE_DAYS * DAY}",
     ),
-    "stream_driver": _table(
-        "stream_driver", DRIVER_COLUMNS, "name", "comment = 'the youngest wins'"
+    "stream_driver": _create_statement(
+        "stream_driver", DRIVER_COLUMNS, "name", "comment = 'the youngest driver wins'"
     ),
-    "baseline": _table(
+    "baseline": _create_statement(
         "baseline", BASELINE_COLUMNS, "symbol, as_of, option_type, delta_bin, expiry_bin",
         f"default_time_to_live = {BASELINE_DAYS * DAY}",
     ),
@@ -172,42 +171,42 @@ TABLES = {
 
 
 def ensure_topics_and_tables(fleet: Fleet) -> None:
-    """What the pipeline needs in a fleet that serves: `ensure_topics`, then `ensure_tables`."""
+    """Create what the pipeline needs in a running fleet: `ensure_topics`, then `ensure_tables`."""
     ensure_topics(fleet.endpoints(Role.KAFKA, KAFKA_PORT))
     ensure_tables([node.address for node in fleet.of(Role.CASSANDRA)])
 
 
 def ensure_tables(contact_points: list[str], replication: int = 3, timeout: float = 60.0) -> None:
-    """Create the keyspace and its tables where they are missing, and migrate those of an earlier release.
+    """Create the keyspace and its tables if they are missing, and migrate those of an earlier release.
 
-    Waits until all nodes agree on the schema. ``replication``: copies of every row in this
-    datacentre. Raises KintsugiError when Cassandra can't be reached, or its nodes don't agree, within
-    ``timeout`` seconds. Two callers at once are safe: the statements are IF NOT EXISTS, and a collision
-    shows as a schema disagreement or as an error, after which all is tried again.
+    Waits until all nodes agree on the schema. ``replication``: copies of every row in this datacentre. Raises
+    KintsugiError when Cassandra can't be reached, or its nodes don't agree, within ``timeout`` seconds. Two callers at
+    once are safe: the statements have IF NOT EXISTS. A collision causes a schema disagreement or an error, and then
+    everything is tried again.
     """
-    _until_done(contact_points, lambda session: _create_tables(session, replication), timeout)
+    _retry_until(contact_points, lambda session: _create_tables(session, replication), timeout)
 
 
-def migrate(contact_points: list[str], timeout: float = 60.0) -> None:
-    """Bring the tables of an earlier release up to date: columns are added, and scores copied to their trades.
+def migrate_tables(contact_points: list[str], timeout: float = 60.0) -> None:
+    """Migrate the tables of an earlier release: add columns, and copy scores to their trades.
 
-    For the streaming driver, which a roll-out starts before anybody runs `ensure_tables`. Raises what that does.
+    For the streaming driver, which a roll-out starts before `ensure_tables` is called. Raises what that raises.
     """
-    _until_done(contact_points, _migrate, timeout)
+    _retry_until(contact_points, _migrate_tables, timeout)
 
 
-def _until_done(contact_points: list[str], what: Callable[[Session], None], timeout: float) -> None:
+def _retry_until(contact_points: list[str], change: Callable[[Session], None], timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while True:
         try:
-            with connected(contact_points, keyspace=None) as session:
-                what(session)
+            with session_scope(contact_points, keyspace=None) as session:
+                change(session)
             return
         except Exception as error:
             if time.monotonic() > deadline:
                 raise KintsugiError(
                     f"cannot create the tables on {', '.join(contact_points)}: {error}; "
-                    "are a majority of the Cassandra nodes up and normal?"
+                    "check that a majority of the Cassandra nodes is up and normal"
                 ) from error
             time.sleep(0.5)
 
@@ -218,20 +217,20 @@ def _create_tables(session: Session, replication: int) -> None:
         f"CREATE KEYSPACE IF NOT EXISTS {KEYSPACE} WITH replication = "
         f"{{'class': 'NetworkTopologyStrategy', '{datacenter}': {replication}}}"
     )
-    known = {
+    existing = {
         row.table_name
         for row in session.execute(
             "SELECT table_name FROM system_schema.tables WHERE keyspace_name = %s", (KEYSPACE,)
         )
     }
     for name, statement in TABLES.items():
-        if name not in known:
+        if name not in existing:
             session.execute(statement)
-    _compact_as_now(session)
-    _migrate(session)
+    _update_compaction(session)
+    _migrate_tables(session)
 
 
-def _migrate(session: Session) -> None:
+def _migrate_tables(session: Session) -> None:
     _add_missing_columns(session)
     if not session.cluster.control_connection.wait_for_schema_agreement(wait_time=20):
         raise KintsugiError("the Cassandra nodes don't agree on the schema")
@@ -239,38 +238,37 @@ def _migrate(session: Session) -> None:
 
 
 def _add_missing_columns(session: Session) -> None:
-    """Bring tables of an earlier release up to date: columns are only ever added."""
-    known: dict[str, set[str]] = {}
+    """Add the columns that tables of an earlier release lack; columns are never removed."""
+    existing: dict[str, set[str]] = {}
     for row in session.execute(
         "SELECT table_name, column_name FROM system_schema.columns WHERE keyspace_name = %s", (KEYSPACE,)
     ):
-        known.setdefault(row.table_name, set()).add(row.column_name)
+        existing.setdefault(row.table_name, set()).add(row.column_name)
     for table, columns in (
         ("trade", MARK_COLUMNS), ("baseline", BASELINE_COLUMNS), ("cancel", CANCEL_COLUMNS),
         ("stream_driver", DRIVER_COLUMNS),
     ):  # fmt: skip
         for name, kind in columns:
-            if name not in known.get(table, {name}):
+            if name not in existing.get(table, {name}):
                 session.execute(f"ALTER TABLE {KEYSPACE}.{table} ADD {name} {kind}")
 
 
-def _compact_as_now(session: Session) -> None:
-    """Bring ``trade`` of an earlier release to this one's compaction; its files are merged as they come."""
-    found = session.execute(
+def _update_compaction(session: Session) -> None:
+    """Give ``trade`` of an earlier release the compaction of this one; existing files are merged later."""
+    row = session.execute(
         "SELECT compaction FROM system_schema.tables WHERE keyspace_name = %s AND table_name = 'trade'",
         (KEYSPACE,),
     ).one()
-    now = {**found.compaction, "class": found.compaction["class"].rpartition(".")[2]}
-    if not TRADE_COMPACTION.items() <= now.items():
+    current = {**row.compaction, "class": row.compaction["class"].rpartition(".")[2]}
+    if not TRADE_COMPACTION.items() <= current.items():
         session.execute(f"ALTER TABLE {KEYSPACE}.trade WITH compaction = {TRADE_COMPACTION}")
 
 
 def ensure_topics(bootstrap: list[str], replication: int = 3, timeout: float = 60.0) -> None:
-    """Create the topics where they are missing, and wait until every partition has a leader.
+    """Create the topics if they are missing, and wait until every partition has a leader.
 
-    ``trades``: six partitions, two in-sync replicas for a write. Dead letters: one partition. An existing
-    topic is left as it is. ``replication`` is lowered only by tests with one broker. Raises KintsugiError
-    after ``timeout`` seconds.
+    ``trades``: six partitions, two in-sync replicas for a write. Dead letters: one partition. An existing topic isn't
+    changed. Only tests with one broker use a lower ``replication``. Raises KintsugiError after ``timeout`` seconds.
     """
     from kafka import KafkaAdminClient
     from kafka.errors import KafkaError
@@ -288,7 +286,7 @@ def ensure_topics(bootstrap: list[str], replication: int = 3, timeout: float = 6
             if time.monotonic() > deadline:
                 raise KintsugiError(
                     f"cannot create the topics on {', '.join(bootstrap)}: {error!r}; "
-                    "are enough Kafka brokers up?"
+                    "check that enough Kafka brokers are up"
                 ) from error
             time.sleep(0.5)
 
@@ -303,11 +301,11 @@ def _create_topics(admin: Any, replication: int) -> None:
         "retention.bytes": str(TOPIC_RETENTION_BYTES),
         "segment.bytes": str(64 * 2**20),
     }
-    known = set(admin.list_topics())
+    existing = set(admin.list_topics())
     for name, partitions in ((TOPIC, TOPIC_PARTITIONS), (DEAD_LETTER_TOPIC, 1)):
-        if name in known:
+        if name in existing:
             continue
-        with suppress(TopicAlreadyExistsError):  # another caller was first
+        with suppress(TopicAlreadyExistsError):  # another process was first
             admin.create_topics([NewTopic(name, partitions, replication, topic_configs=common)])
     for topic in admin.describe_topics([TOPIC, DEAD_LETTER_TOPIC]):
         if topic["error_code"] or any(partition["error_code"] for partition in topic["partitions"]):

@@ -1,7 +1,7 @@
-"""Scores of an earlier release: from the tables of unusual trades into the column ``scores`` of their trades.
+"""Copy the scores of an earlier release from the tables of unusual trades into the column ``scores`` of ``trade``.
 
-Until a trade carried its scores, they stood in ``unusual_trade`` and ``unusual_canceled`` alone. The backfill copies
-them once, with the time of their write, so that a newer score stays. It may be cut short and run again.
+Earlier releases wrote scores only to ``unusual_trade`` and ``unusual_canceled``. The backfill copies them once, with
+their write timestamps, so that it doesn't overwrite a newer score. It can be interrupted and run again.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ if TYPE_CHECKING:
     from cassandra.cluster import Session
 
 DONE = "scores-backfill"  # in `stream_driver`
-MARGIN_S = 600  # the trade's row is a little older than that of its score, and must not outlive the trade
+MARGIN_S = (
+    600  # a trade's row is a little older than its score's row, and the copy must not outlive the trade
+)
 IN_FLIGHT = 64
 TABLES = ("unusual_trade", "unusual_canceled")
 
 
 def backfill_scores(session: Session) -> int:
-    """Copy the scores, if that hasn't been done; returns the number of trades. Raises what the driver raises."""
-    done = f"SELECT epoch FROM {KEYSPACE}.stream_driver WHERE name = '{DONE}'"
-    if session.execute(done).one() is not None:
+    """Copy the scores unless that was done before; returns the number of trades. Raises what the driver raises."""
+    query = f"SELECT epoch FROM {KEYSPACE}.stream_driver WHERE name = '{DONE}'"
+    if session.execute(query).one() is not None:
         return 0
     update = session.prepare(
         f"UPDATE {KEYSPACE}.trade USING TIMESTAMP ? AND TTL ? SET scores = ? "
@@ -35,7 +37,7 @@ def backfill_scores(session: Session) -> int:
     )
     count = 0
     waiting: list[Any] = []
-    for values in _updates(session):
+    for values in _score_updates(session):
         waiting.append(session.execute_async(update, values))
         count += 1
         if len(waiting) >= IN_FLIGHT:
@@ -48,8 +50,8 @@ def backfill_scores(session: Session) -> int:
     return count
 
 
-def _updates(session: Session) -> Iterator[tuple[Any, ...]]:
-    """The values of one statement for each trade that has scores."""
+def _score_updates(session: Session) -> Iterator[tuple[Any, ...]]:
+    """Yield the values of the update statement for each trade that has scores."""
     for table in TABLES:
         select = session.prepare(
             "SELECT symbol, trade_date, ts, trade_id, signal, score, usual_mean, usual_stddev, "
@@ -60,15 +62,15 @@ def _updates(session: Session) -> Iterator[tuple[Any, ...]]:
             for (symbol, ts, trade_id), group in groupby(
                 rows, lambda row: (row.symbol, row.ts, row.trade_id)
             ):
-                found = list(group)
-                scores = {row.signal: (row.score, row.usual_mean, row.usual_stddev) for row in found}
-                ttl = min(row.ttl or 0 for row in found) - MARGIN_S
+                signals = list(group)
+                scores = {row.signal: (row.score, row.usual_mean, row.usual_stddev) for row in signals}
+                ttl = min(row.ttl or 0 for row in signals) - MARGIN_S
                 if ttl > 0:
-                    written = max(row.written for row in found)
-                    yield written, ttl, scores, symbol, day.trade_date, slot_of(ts), ts, trade_id
+                    timestamp = max(row.written for row in signals)
+                    yield timestamp, ttl, scores, symbol, day.trade_date, slot_of(ts), ts, trade_id
 
 
 def slot_of(ts: datetime) -> int:
-    """The quarter of an hour of a trade in New York; ``ts`` is UTC without a zone, as the driver returns it."""
+    """Return a trade's quarter of an hour in New York; ``ts`` is UTC without a zone, as the driver returns it."""
     local = ts.replace(tzinfo=UTC).astimezone(NEW_YORK)
     return (local.hour * 60 + local.minute) // SLOT_MINUTES

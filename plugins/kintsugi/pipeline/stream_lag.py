@@ -1,4 +1,4 @@
-"""How the flow is doing: the stream's lag, and what still waits in S3."""
+"""The state of the flow: the stream's lag, and the files that wait in S3."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kintsugi.core.fleet import Role
 from kintsugi.core.settings import KAFKA_PORT, TOPIC, Settings
 from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.pipeline.consumer_offsets import group_consumer
-from kintsugi.pipeline.object_listing import trade_files, unfinished
+from kintsugi.pipeline.object_listing import list_trade_files, select_waiting
 
 if TYPE_CHECKING:
     from kintsugi.pipeline.object_listing import S3Object
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """Messages by Kafka partition: the ends of the topic, and where the stream's group is (None: nowhere)."""
+    """Offsets by Kafka partition: the end and the beginning of the topic, and what the stream's group committed.
+
+    ``committed``: None where the group never committed an offset.
+    """
 
     end: dict[int, int]
     beginning: dict[int, int]
@@ -26,34 +29,34 @@ class Lag:
 
     @property
     def messages(self) -> int:
-        """How many messages the stream has yet to store."""
+        """The number of messages that the stream hasn't stored yet."""
         total = 0
         for partition, end in self.end.items():
-            begins, at = self.beginning.get(partition, 0), self.committed.get(partition)
-            total += max(0, end - (begins if at is None else max(at, begins)))
+            beginning, position = self.beginning.get(partition, 0), self.committed.get(partition)
+            total += max(0, end - (beginning if position is None else max(position, beginning)))
         return total
 
     @property
     def deleted(self) -> int:
-        """How many messages Kafka has deleted before the stream came to them; the next driver records them."""
+        """The number of messages that Kafka deleted before the stream read them; the next driver reports them."""
         return sum(
-            max(0, self.beginning.get(partition, 0) - at)
-            for partition, at in self.committed.items()
-            if at is not None
+            max(0, self.beginning.get(partition, 0) - position)
+            for partition, position in self.committed.items()
+            if position is not None
         )
 
     @property
     def stored(self) -> int:
-        """How many of the messages that the topic still holds are stored."""
+        """The number of messages that are stored and still on the topic."""
         return sum(
-            max(0, at - self.beginning.get(partition, 0))
-            for partition, at in self.committed.items()
-            if at is not None
+            max(0, position - self.beginning.get(partition, 0))
+            for partition, position in self.committed.items()
+            if position is not None
         )
 
 
-def lag(bootstrap: list[str]) -> Lag | None:
-    """The stream's lag by partition; None when Kafka doesn't tell (no broker, no topic, no coordinator)."""
+def read_lag(bootstrap: list[str]) -> Lag | None:
+    """Read the stream's lag; None when Kafka doesn't report it (no broker, no topic, no coordinator)."""
     from kafka import TopicPartition
     from kafka.errors import KafkaError
 
@@ -79,18 +82,18 @@ def lag(bootstrap: list[str]) -> Lag | None:
     )
 
 
-def consumer_lag(bootstrap: list[str]) -> int | None:
-    """Messages that are in Kafka but not yet stored; None when Kafka doesn't tell."""
-    found = lag(bootstrap)
-    return None if found is None else found.messages
+def read_consumer_lag(bootstrap: list[str]) -> int | None:
+    """Read how many messages in Kafka aren't stored yet; None when Kafka doesn't report it."""
+    lag = read_lag(bootstrap)
+    return None if lag is None else lag.messages
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The flow at one moment, all in messages or files.
+    """The flow at one moment, in messages and files.
 
-    ``stored``: messages that the stream has stored, ``lag``: that it hasn't yet; both None when Kafka
-    doesn't tell. ``pending``: trade files in S3 that aren't ingested yet.
+    ``stored``: messages that the stream has stored. ``lag``: messages that it hasn't stored yet. Both are None when
+    Kafka doesn't report them. ``pending``: trade files in S3 that aren't ingested yet.
     """
 
     stored: int | None
@@ -98,13 +101,13 @@ class Snapshot:
     pending: int
 
 
-def waiting_files(settings: Settings) -> list[S3Object]:
-    """The trade files in S3 that aren't ingested yet; raises what S3 and Postgres raise."""
-    return unfinished(trade_files(data_sources(settings)), IngestLedger(store_dsn(settings)))
+def list_all_waiting_files(settings: Settings) -> list[S3Object]:
+    """List the trade files in S3 that aren't ingested yet; raises what S3 and Postgres raise."""
+    return select_waiting(list_trade_files(data_sources(settings)), IngestLedger(store_dsn(settings)))
 
 
-def snapshot(settings: Settings) -> Snapshot:
-    """How far the flow of this installation is; raises what S3 and Postgres raise."""
-    files = waiting_files(settings)
-    found = lag(settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT))
-    return Snapshot(found.stored if found else None, found.messages if found else None, len(files))
+def read_snapshot(settings: Settings) -> Snapshot:
+    """Read the state of the flow of this installation; raises what S3 and Postgres raise."""
+    files = list_all_waiting_files(settings)
+    lag = read_lag(settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT))
+    return Snapshot(lag.stored if lag else None, lag.messages if lag else None, len(files))

@@ -1,6 +1,6 @@
-"""Canary trades: one row of a reserved symbol, in at S3's end and out of Cassandra, to prove the whole way.
+"""Synthetic trades: one row of a reserved symbol, put into S3 and read from Cassandra, to prove the whole pipeline.
 
-They are stored like any trade but signal nothing, and no account counts them.
+They are stored like any trade, but they never signal, and no reconciliation counts them.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.settings import BUCKET, TOPIC
-from kintsugi.pipeline.kafka_producer import producer
+from kintsugi.pipeline.kafka_producer import open_producer
 from kintsugi.pipeline.object_listing import NAME
-from kintsugi.pipeline.row_parser import HEAD_COLUMNS, NEW_YORK, SLOT_MINUTES, Rejection, Trade, parse
-from kintsugi.pipeline.trade_identity import CANARY_SYMBOL
+from kintsugi.pipeline.row_parser import HEAD_COLUMNS, NEW_YORK, SLOT_MINUTES, Rejection, Trade, parse_trade
+from kintsugi.pipeline.trade_identity import SYNTHETIC_SYMBOL
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
@@ -25,62 +25,63 @@ if TYPE_CHECKING:
 
 PREFIX = "trades/canary/"
 SEND_TIMEOUT_S = 30.0
-LOOK_EVERY_S = 0.5
-SLOTS_BACK = 8  # a canary is looked for in the last two hours
+POLL_S = 0.5
+SLOTS_BACK = 8  # quarters of an hour in which a synthetic trade is looked for: the last two hours
 
 
 def send_synthetic_trade(s3: S3Client, bucket: str = BUCKET, now: datetime | None = None) -> str:
-    """Put a file with one canary trade into S3; returns its trade_id, to be asked for with `arrived`."""
-    trade, line, name = _canary(now)
+    """Put a file with one synthetic trade into S3; returns its trade_id, for `has_arrived`."""
+    trade, line, name = _make_synthetic_trade(now)
     header = ",".join(HEAD_COLUMNS)
-    key = f"{PREFIX}{NAME}{trade.trade_date}_{trade.ts}_{name}.csv"  # sorts last, where new files are looked for
+    key = f"{PREFIX}{NAME}{trade.trade_date}_{trade.ts}_{name}.csv"  # sorts last, where the ingest lists new files
     s3.put_object(Bucket=bucket, Key=key, Body=f"{header}\n{line}\n".encode())
     return trade.trade_id
 
 
 def send_synthetic_trade_to_kafka(bootstrap: list[str], now: datetime | None = None) -> str:
-    """Send one canary trade as the ingest would, for when S3 is away; returns its trade_id.
+    """Send one synthetic trade to Kafka as the ingest would, for when S3 doesn't answer; returns its trade_id.
 
-    Raises KintsugiError when the brokers don't take it.
+    Raises KintsugiError when the brokers don't acknowledge it.
     """
     import orjson
 
-    trade, _, _ = _canary(now)
-    with producer(bootstrap) as kafka:
+    trade, _, _ = _make_synthetic_trade(now)
+    with open_producer(bootstrap) as kafka:
         kafka.send(TOPIC, key=trade.symbol.encode(), value=orjson.dumps(trade))
         kafka.flush(timeout=SEND_TIMEOUT_S)
     return trade.trade_id
 
 
-def _canary(now: datetime | None) -> tuple[Trade, str, uuid.UUID]:
-    """A fresh canary: the trade, its line in a file, and a name of its own."""
+def _make_synthetic_trade(now: datetime | None) -> tuple[Trade, str, uuid.UUID]:
+    """Return a new synthetic trade, its line in a file, and a unique name."""
     at = (now or datetime.now(UTC)).astimezone(NEW_YORK)
     name = uuid.uuid4()
     line = synthetic_row(at, sequence=name.int % 10**15)
-    trade = parse(line)
+    trade = parse_trade(line)
     if isinstance(trade, Rejection):
-        raise KintsugiError(f"the canary is no valid trade: {trade.text}; its row was {line}")
+        raise KintsugiError(f"the synthetic trade is not a valid trade: {trade.text}; its row was {line}")
     return trade, line, name
 
 
 def synthetic_row(at: datetime, sequence: int) -> str:
-    """The line of a canary trade at New York's time ``at``."""
+    """Return the line of a synthetic trade at New York's time ``at``."""
     clock = f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03d}"
     expiration = at.date() + timedelta(days=7)
     return (
-        f"{CANARY_SYMBOL},{clock},{sequence},{CANARY_SYMBOL},{expiration},1.000,C,1,1,0.0100,18,0,0.0100,0.0200,"
+        f"{SYNTHETIC_SYMBOL},{clock},{sequence},{SYNTHETIC_SYMBOL},{expiration},1.000,C,1,1,0.0100,18,0,0.0100,0.0200,"
         "0.1000,0.5000,1.0000,1.0100,0"
     )
 
 
 def await_arrival(
-    connected: Callable[[], AbstractContextManager[Session]], trade_id: str, give_up: Callable[[float], bool]
+    open_session: Callable[[], AbstractContextManager[Session]],
+    trade_id: str,
+    should_give_up: Callable[[float], bool],
 ) -> float:
-    """Wait for the canary at Cassandra's end; returns the seconds waited.
+    """Wait until Cassandra has the synthetic trade; returns the seconds waited.
 
-    ``connected`` gives a session of Cassandra for a ``with`` block. A ring that is busy, or not there yet because its
-    nodes are being repaired as well, is looked at again. Raises StepFailed once ``give_up``, asked with the seconds
-    waited so far, says so.
+    ``open_session`` returns a session of Cassandra for a ``with`` block. While Cassandra is overloaded or not up yet,
+    the query is repeated. Raises StepFailed once ``should_give_up`` returns True for the seconds waited so far.
     """
     from cassandra import DriverException
     from cassandra.cluster import NoHostAvailable
@@ -89,35 +90,36 @@ def await_arrival(
     session: Session | None = None
     with ExitStack() as stack:
         while True:
-            unanswered = ""
+            last_error = ""
             try:
-                session = session or stack.enter_context(connected())
-                if arrived(session, trade_id):
+                session = session or stack.enter_context(open_session())
+                if has_arrived(session, trade_id):
                     return time.monotonic() - started
             except (DriverException, NoHostAvailable, KintsugiError) as error:
-                unanswered = f" (Cassandra didn't answer the last look: {error})"
+                last_error = f" (Cassandra didn't answer the last query: {error})"
             waited_s = time.monotonic() - started
-            if give_up(waited_s):
+            if should_give_up(waited_s):
                 raise StepFailed(
-                    f"the canary {trade_id} didn't reach Cassandra within {waited_s:.0f} s{unanswered}; "
+                    f"the synthetic trade {trade_id} didn't reach Cassandra within {waited_s:.0f} s{last_error}; "
                     "look at ingest_trades and stream_trades"
                 )
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(POLL_S)
 
 
-def arrived(session: Session, trade_id: str, now: datetime | None = None) -> bool:
-    """Whether the canary can be read at LOCAL_QUORUM; looks at the last two hours."""
+def has_arrived(session: Session, trade_id: str, now: datetime | None = None) -> bool:
+    """Whether the synthetic trade can be read at LOCAL_QUORUM, among those of the last two hours."""
     at = (now or datetime.now(UTC)).astimezone(NEW_YORK)
-    slots: dict[str, list[int]] = {}
+    slots_by_day: dict[str, list[int]] = {}
     for back in range(SLOTS_BACK):
-        then = at - timedelta(minutes=SLOT_MINUTES * back)
-        slots.setdefault(f"{then:%Y-%m-%d}", []).append((then.hour * 60 + then.minute) // SLOT_MINUTES)
-    for day, numbers in slots.items():
-        marks = ", ".join(["%s"] * len(numbers))
-        found = session.execute(
+        time_of_slot = at - timedelta(minutes=SLOT_MINUTES * back)
+        slot = (time_of_slot.hour * 60 + time_of_slot.minute) // SLOT_MINUTES
+        slots_by_day.setdefault(f"{time_of_slot:%Y-%m-%d}", []).append(slot)
+    for day, slots in slots_by_day.items():
+        marks = ", ".join(["%s"] * len(slots))
+        rows = session.execute(
             f"SELECT trade_id FROM trade WHERE symbol = %s AND trade_date = %s AND slot IN ({marks})",
-            (CANARY_SYMBOL, day, *numbers),
+            (SYNTHETIC_SYMBOL, day, *slots),
         )
-        if any(item.trade_id.hex() == trade_id for item in found):
+        if any(row.trade_id.hex() == trade_id for row in rows):
             return True
     return False

@@ -25,13 +25,13 @@ NODE_CODE = (
     "plugins/kintsugi/__init__.py",
     "plugins/kintsugi/core/__init__.py",
     "plugins/kintsugi/core/connections.py",
-    "plugins/kintsugi/core/data_bucket.py",
     "plugins/kintsugi/core/data_source.py",
     "plugins/kintsugi/core/errors.py",
     "plugins/kintsugi/core/file_names.py",
     "plugins/kintsugi/core/fleet.py",
     "plugins/kintsugi/core/rejections.py",
     "plugins/kintsugi/core/settings.py",
+    "plugins/kintsugi/core/user_bucket.py",
     "plugins/kintsugi/core/user_connections.py",
     "plugins/kintsugi/db/__init__.py",
     "plugins/kintsugi/db/ledger_entry.py",
@@ -39,7 +39,7 @@ NODE_CODE = (
     "plugins/kintsugi/pipeline/ingest/*.py",
     "plugins/kintsugi/pipeline/stream/*.py",
 )
-"""What the streaming driver and the executors import; `kintsugi.pipeline.stream.submission.package` ships the same."""
+"""What the streaming driver and the executors import; `pipeline.stream.submission.write_package` ships the same."""
 
 MEMBERS = (
     "artifacts/*/jars.sha256",

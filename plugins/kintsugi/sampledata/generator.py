@@ -1,8 +1,8 @@
-"""Sample trades in exactly the vendor's format, from a seed: the same arguments write the same bytes.
+"""Generate sample trades in the vendor's format from a seed: the same arguments write the same bytes.
 
-A day is U-shaped (heavy open and close, 09:30 to 16:15 New York), with bursts of one symbol, cancels, 1
-to 16 exchanges a row, duplicates at file borders, on request some malformed rows, and what informed
-traders did (`planting`), whose list is written beside it.
+The volume of a day is U-shaped (heavy open and close, 09:30 to 16:15 New York). A day has bursts of one symbol,
+cancels, 1 to 16 exchanges a row, duplicates at file borders, and on request malformed rows. Trades of informed traders
+are injected (`injected_behaviour`), and a truth file beside the trades lists them.
 """
 
 from __future__ import annotations
@@ -20,13 +20,21 @@ from typing import NamedTuple
 import numpy as np
 
 from kintsugi.core.errors import InputError
-from kintsugi.pipeline.row_parser import HEAD_COLUMNS, Rejection, parse
-from kintsugi.sampledata.injected_behaviour import MIDPOINT, Order, Tape, inject, intents, level_named, usual
+from kintsugi.pipeline.row_parser import HEAD_COLUMNS, Rejection, parse_trade
+from kintsugi.sampledata.injected_behaviour import (
+    MIDPOINT,
+    Order,
+    Tape,
+    baseline_tape,
+    draw_intents,
+    find_level,
+    inject_behaviour,
+)
 from kintsugi.sampledata.option_chain import (
     UNDERLYINGS,
     Chain,
     Integers,
-    build,
+    build_chain,
     previous_trading_day,
     write_eod,
 )
@@ -38,15 +46,12 @@ CANCEL_SHARE = 0.004
 BURST_SHARE = 0.05
 BORDER_DUPLICATES = 5
 BLOCK = 50_000
-FIRST_DAY, LAST_DAY = (
-    date(1990, 1, 1),
-    date(2095, 12, 31),
-)  # all expirations, too, are days that a reader takes
+FIRST_DAY, LAST_DAY = date(1990, 1, 1), date(2095, 12, 31)  # so that all expirations are valid days, too
 
 
 @dataclass(frozen=True, slots=True)
 class GroundTruth:
-    """One planted unusual trade, named by its identity; ``size`` is in contracts."""
+    """One injected unusual trade, with its identity; ``size`` is in contracts."""
 
     trade_id: str
     symbol: str
@@ -59,9 +64,9 @@ class GroundTruth:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedDay:
-    """What was written: ``rows`` = ``trades`` (distinct identities) + ``duplicates`` + ``bad_rows``.
+    """The files and counts of a day: ``rows`` = ``trades`` (distinct identities) + ``duplicates`` + ``bad_rows``.
 
-    ``planted``: blocks, which the truth file lists as ``unusual``.
+    ``blocks``: injected blocks, which the truth file lists as ``unusual``.
     """
 
     day: date
@@ -72,11 +77,11 @@ class GeneratedDay:
     trades: int
     duplicates: int
     bad_rows: int
-    planted: int
+    blocks: int
 
 
 class LivePart(NamedTuple):
-    """One file of a steady feed: its name and its bytes; ``key`` is where it belongs in S3."""
+    """One file of a steady feed: its name and its bytes; ``key``: its key in S3."""
 
     name: str
     body: bytes
@@ -98,36 +103,35 @@ def generate_day(
     eod_days: int = 1,
     level: str = "standard",
 ) -> GeneratedDay:
-    """Write a trading day below ``out``, laid out as in S3.
+    """Write a trading day below ``out``, in the layout of S3.
 
     Folders: ``trades/<day>/``, ``eod/``, and ``truth/unusual_<day>.json`` beside them.
-    ``trades``: rows that are trades (cancels among them), over all ``parts`` files. Each part after the
-    first begins with the last rows of the one before. ``bad_rows``: malformed rows, spread over the
-    files. ``compress``: empty, ``gz`` or ``zip``.
-    ``eod_days``: end-of-day files of that many trading days before ``day``. ``level``: one of
-    `injected_behaviour.LEVELS`. Raises InputError for a weekend, an unknown level, and numbers that make no day.
+    ``trades``: rows that are trades, including cancels, in all ``parts`` files together. Each part after the first
+    begins with the last rows of the one before. ``bad_rows``: malformed rows, distributed over the files. ``compress``:
+    empty, ``gz`` or ``zip``. ``eod_days``: end-of-day files of that many trading days before ``day``. ``level``: one of
+    `injected_behaviour.LEVELS`. Raises InputError for a weekend, an unknown level, and invalid numbers.
 
-    The truth file holds ``unusual`` (the blocks) and ``shocked`` (identities dealt at a shocked
-    volatility) and ``orders`` (behaviour, symbol, first and last time).
+    The truth file has ``unusual`` (the blocks), ``shocked`` (identities of trades at a shocked volatility) and
+    ``orders`` (behaviour, symbol, first and last time).
     """
     if trades < 1 or seed < 0 or not FIRST_DAY <= day <= LAST_DAY:
         raise InputError(
-            f"no day of {trades} trades can be made for {day} from seed {seed}: choose at least 1 trade, "
+            f"cannot generate a day of {trades} trades for {day} from seed {seed}: choose at least 1 trade, "
             f"a seed of at least 0, and a day from {FIRST_DAY} to {LAST_DAY}"
         )
     if day.weekday() > 4:
-        raise InputError(f"{day} is a {day:%A}, no trading day; choose a weekday")
-    chains = _chains(day, seed, eod_days)
+        raise InputError(f"{day} is a {day:%A}, not a trading day; choose a weekday")
+    chains = _build_chains(day, seed, eod_days)
     eod_files = [write_eod(chain, out / "eod") for chain in chains]
     market = _Market(chains[0], np.random.default_rng([seed, day.toordinal(), 1]))
-    difficulty = level_named(level)
+    difficulty = find_level(level)
     rng = np.random.default_rng([seed, day.toordinal(), 4])
-    wanted = intents(difficulty, trades, rng)
-    tape = market.tape(market.day_times(trades - sum(intent.slices for intent in wanted)))
-    tape, orders = inject(tape, market.chain, difficulty, wanted, rng)
+    intents = draw_intents(difficulty, trades, rng)
+    tape = market.tape(market.day_times(trades - sum(intent.slices for intent in intents)))
+    tape, orders = inject_behaviour(tape, market.chain, difficulty, intents, rng)
     lines = market.lines(day, tape)
-    planted = [_planted(lines[index]) for index in np.flatnonzero(tape.block)]
-    shocked = [_planted(lines[index]).trade_id for index in np.flatnonzero(tape.shocked)]
+    blocks = [_ground_truth(lines[index]) for index in np.flatnonzero(tape.block)]
+    shocked = [_ground_truth(lines[index]).trade_id for index in np.flatnonzero(tape.shocked)]
     files, duplicates = _write_parts(out, day, lines, parts, bad_rows, compress, seed)
     truth = out / "truth" / f"unusual_{day.isoformat()}.json"
     truth.parent.mkdir(parents=True, exist_ok=True)
@@ -135,25 +139,24 @@ def generate_day(
         json.dumps(
             {
                 "day": day.isoformat(), "seed": seed, "level": level,
-                "unusual": [asdict(p) for p in planted], "shocked": shocked,
-                "orders": [_told(day, order) for order in orders],
+                "unusual": [asdict(block) for block in blocks], "shocked": shocked,
+                "orders": [_order_record(day, order) for order in orders],
             }
         )
     )  # fmt: skip
     rows = len(lines) + duplicates + bad_rows
-    return GeneratedDay(day, files, eod_files, truth, rows, len(lines), duplicates, bad_rows, len(planted))
+    return GeneratedDay(day, files, eod_files, truth, rows, len(lines), duplicates, bad_rows, len(blocks))
 
 
 def live_parts(
     *, day: date, seed: int, rows: int, first: int = 1, seconds: float = 5.0
 ) -> Iterator[LivePart]:
-    """An endless feed: part files of ``rows`` trades, ``seconds`` of the session of ``day`` each.
+    """Yield an endless feed: part files of ``rows`` trades, each of ``seconds`` of the session of ``day``.
 
-    Part ``n`` is the same whenever it is made, so a feed that was interrupted goes on with ``first=n``.
-    Sequence numbers lie above those of `generate_day`, so that the feed and the day's file are different
-    trades.
+    Part ``n`` is always the same, so an interrupted feed continues with ``first=n``. Sequence numbers are greater than
+    those of `generate_day`, so the feed and the day's file have different trades.
     """
-    chain = _chains(day, seed, 1)[0]
+    chain = _build_chains(day, seed, 1)[0]
     number = first
     while True:
         market = _Market(chain, np.random.default_rng([seed, day.toordinal(), 2, number]))
@@ -165,12 +168,12 @@ def live_parts(
         number += 1
 
 
-def _chains(day: date, seed: int, count: int) -> list[Chain]:
-    """The markets of the trading days before ``day``, the newest first."""
+def _build_chains(day: date, seed: int, count: int) -> list[Chain]:
+    """Return the markets of the trading days before ``day``, the newest first."""
     chains = []
     for _ in range(max(1, count)):
         day = previous_trading_day(day)
-        chains.append(build(day, seed))
+        chains.append(build_chain(day, seed))
     return chains
 
 
@@ -183,31 +186,33 @@ class _Market:
         self._tails = self._exchange_pool(512)
 
     def day_times(self, count: int) -> Integers:
-        """``count`` milliseconds of the day, sorted: a mixture of the open, the close and the middle."""
+        """Draw ``count`` milliseconds of the day, sorted: a mixture of the open, the close and the middle."""
         span = CLOSE_MS - OPEN_MS
         part = self.rng.random(count)
         early = span * self.rng.beta(0.8, 4.0, count)
         late = span * self.rng.beta(5.0, 0.9, count)
         middle = span * self.rng.random(count)
-        at = np.where(part < 0.35, early, np.where(part < 0.65, late, middle))
-        return np.sort(OPEN_MS + np.minimum(at, span - 1).astype(np.int64))
+        offsets = np.where(part < 0.35, early, np.where(part < 0.65, late, middle))
+        return np.sort(OPEN_MS + np.minimum(offsets, span - 1).astype(np.int64))
 
     def tape(self, times: Integers) -> Tape:
-        """Usual trades at ``times``, which bursts change in place."""
+        """Draw trades without informed traders at ``times``; bursts change ``times`` in place."""
         contracts = self._contracts(times)
-        most = np.clip(self.chain.volume[contracts] * 0.3, 5, 400)  # quiet contracts trade in small lots
-        sizes = np.minimum(np.maximum(1, self.rng.lognormal(0.9, 1.1, len(times))), most).astype(np.int64)
-        return usual(times, contracts, sizes)
+        max_sizes = np.clip(self.chain.volume[contracts] * 0.3, 5, 400)  # quiet contracts trade in small lots
+        sizes = np.minimum(np.maximum(1, self.rng.lognormal(0.9, 1.1, len(times))), max_sizes).astype(
+            np.int64
+        )
+        return baseline_tape(times, contracts, sizes)
 
     def lines(self, day: date, tape: Tape, sequence_base: int = 0) -> list[str]:
-        """One line for each trade of the tape."""
+        """Return one line for each trade of the tape."""
         lines: list[str] = []
         for start in range(0, len(tape.times), BLOCK):
             lines += self._block(day, tape, slice(start, start + BLOCK), sequence_base + start)
         return lines
 
     def _contracts(self, times: Integers) -> Integers:
-        """A contract for each trade: by volume, except in bursts, where one contract trades all the time."""
+        """Draw a contract for each trade: by volume, except in bursts, in which only one contract trades."""
         weight = self.chain.volume / self.chain.volume.sum()
         contracts = self.rng.choice(len(self.chain), len(times), p=weight)
         bursts = max(1, len(times) // 20_000)
@@ -219,9 +224,9 @@ class _Market:
         return contracts
 
     def _block(self, day: date, tape: Tape, part: slice, base: int) -> list[str]:
-        """Lines of up to BLOCK trades; a few become cancels of the trade before them."""
+        """Return lines of up to BLOCK trades; a few become cancels of the trade before them."""
         times, contracts, sizes = tape.times[part], tape.contracts[part], tape.sizes[part]
-        aggressor, planted = tape.aggressor[part], tape.planted[part]
+        aggressor, injected = tape.aggressor[part], tape.injected[part]
         chain, rng, count = self.chain, self.rng, len(times)
         mid = np.maximum(0.01, chain.mid[contracts] * np.exp(rng.normal(0, 0.01, count)))
         bid = np.maximum(0.0, np.round(mid - chain.spread[contracts] / 2, 2))
@@ -235,12 +240,12 @@ class _Market:
         iv = iv * tape.iv_factor[part]
         condition = rng.choice([18, 18, 18, 0, 95, 125, 130], count)
         exchange = rng.integers(1, 17, count)
-        # Never the cancel of a cancel, and a planted trade stays: neither it nor its successor is touched.
-        cancels = (rng.random(count) < CANCEL_SHARE) & ~planted
-        cancels[1:] &= ~cancels[:-1] & ~planted[:-1]
+        # No cancel of a cancel. An injected trade stays: neither it nor the trade after it becomes a cancel.
+        cancels = (rng.random(count) < CANCEL_SHARE) & ~injected
+        cancels[1:] &= ~cancels[:-1] & ~injected[:-1]
         tails = rng.integers(0, len(self._tails), count)
         heads = self._heads()
-        clock = _clock(day, times)
+        clock = _format_times(day, times)
         columns = zip(
             contracts.tolist(), clock, sizes.tolist(), price.tolist(), bid.tolist(), ask.tolist(),
             iv.tolist(),
@@ -258,11 +263,11 @@ class _Market:
             )
             lines.append(f"{symbol_and_line[0]},{at},{sequence},{text[0]},{cond},0,{text[1]}")
         for index in np.flatnonzero(cancels[1:]) + 1:
-            lines[index] = _cancel(lines[index - 1], clock[index])
+            lines[index] = _cancel_line(lines[index - 1], clock[index])
         return lines
 
     def _heads(self) -> list[tuple[tuple[str, int], str]]:
-        """By contract: symbol and its line's offset, and the columns from root to option_type."""
+        """Return, by contract: the symbol and its OPRA line, and the columns from root to option_type."""
         chain = self.chain
         heads = []
         for index in range(len(chain)):
@@ -273,7 +278,7 @@ class _Market:
         return heads
 
     def _exchange_pool(self, count: int) -> list[str]:
-        """Texts for the columns from number_of_exchanges on: 1 to 16 exchanges with their quotes."""
+        """Draw texts for the columns from number_of_exchanges on: 1 to 16 exchanges with their quotes."""
         pool = []
         for _ in range(count):
             number = int(self.rng.integers(1, 17))
@@ -288,12 +293,12 @@ class _Market:
         return pool
 
 
-def _told(day: date, order: Order) -> dict[str, str]:
-    start, end = _clock(day, np.array([order.start, order.end]))
+def _order_record(day: date, order: Order) -> dict[str, str]:
+    start, end = _format_times(day, np.array([order.start, order.end]))
     return {"behaviour": order.behaviour, "symbol": order.symbol, "start": start, "end": end}
 
 
-def _clock(day: date, times: Integers) -> list[str]:
+def _format_times(day: date, times: Integers) -> list[str]:
     prefix = f"{day.isoformat()} "
     return [
         f"{prefix}{t // 3_600_000:02d}:{t // 60_000 % 60:02d}:{t // 1000 % 60:02d}.{t % 1000:03d}"
@@ -301,18 +306,18 @@ def _clock(day: date, times: Integers) -> list[str]:
     ]
 
 
-def _cancel(line: str, at: str) -> str:
-    """The row that takes ``line`` back: the same trade at the time ``at``, with a cancel's condition."""
+def _cancel_line(line: str, at: str) -> str:
+    """Return the row that cancels ``line``: the same trade at the time ``at``, with a cancel's condition."""
     fields = line.split(",")
     fields[1] = at
     fields[10], fields[11] = "40", fields[10]
     return ",".join(fields)
 
 
-def _planted(line: str) -> GroundTruth:
-    trade = parse(line)
+def _ground_truth(line: str) -> GroundTruth:
+    trade = parse_trade(line)
     if isinstance(trade, Rejection):
-        raise InputError(f"the generator made a row that is no trade: {trade.text}: {line[:120]}")
+        raise InputError(f"the generator made a row that isn't a trade: {trade.text}: {line[:120]}")
     at = line.split(",", 2)[1]
     return GroundTruth(
         trade.trade_id, trade.symbol, at, trade.expiration, trade.strike, trade.option_type, trade.size
@@ -329,22 +334,22 @@ def _write_parts(
     bad_at = np.sort(rng.integers(0, max(1, len(lines)), bad_rows)).tolist()
     files, duplicates = [], 0
     for part, (start, end) in enumerate(pairwise(borders), 1):
-        again = min(BORDER_DUPLICATES, start) if part > 1 else 0
-        duplicates += again
-        rows = [line.encode() for line in lines[start - again : end]]
-        last = part == parts
-        for number, at in reversed(
-            [(n, a) for n, a in enumerate(bad_at) if start <= a < end or (last and a >= end)]
+        repeated = min(BORDER_DUPLICATES, start) if part > 1 else 0
+        duplicates += repeated
+        rows = [line.encode() for line in lines[start - repeated : end]]
+        is_last = part == parts
+        for number, index in reversed(
+            [(n, i) for n, i in enumerate(bad_at) if start <= i < end or (is_last and i >= end)]
         ):
-            rows.insert(at - start + again, _malformed(lines[at], number))
+            rows.insert(index - start + repeated, _malformed_line(lines[index], number))
         suffix = f"_{part:03d}" if parts > 1 else ""
         name = f"UnderlyingOptionsTradesCalcs_{day.isoformat()}{suffix}.csv"
-        files.append(_write(folder / name, b"\n".join([HEADER.encode(), *rows, b""]), compress))
+        files.append(_write_file(folder / name, b"\n".join([HEADER.encode(), *rows, b""]), compress))
     return files, duplicates
 
 
-def _malformed(line: str, kind: int) -> bytes:
-    """A copy of ``line`` with one thing wrong, another kind for each number."""
+def _malformed_line(line: str, kind: int) -> bytes:
+    """Return a copy of ``line`` with one fault; each number has another kind of fault."""
     fields = line.split(",")
     match kind % 6:
         case 0:
@@ -362,7 +367,7 @@ def _malformed(line: str, kind: int) -> bytes:
     return ",".join(fields).encode()
 
 
-def _write(path: Path, body: bytes, compress: str) -> Path:
+def _write_file(path: Path, body: bytes, compress: str) -> Path:
     if compress == "gz":
         path = path.with_name(path.name + ".gz")
         path.write_bytes(gzip.compress(body, 6, mtime=0))
@@ -371,7 +376,7 @@ def _write(path: Path, body: bytes, compress: str) -> Path:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(zipfile.ZipInfo(inner, (1980, 1, 1, 0, 0, 0)), body, zipfile.ZIP_DEFLATED)
     elif compress:
-        raise InputError(f"compress is {compress!r}; it can be gz, zip or empty")
+        raise InputError(f"compress is {compress!r}; give gz, zip or an empty text")
     else:
         path.write_bytes(body)
     return path

@@ -1,15 +1,15 @@
-"""What an informed trader does to the market, told as behaviour: the ground truth that signals are measured by.
+"""Inject the behaviour of informed traders into a day: the ground truth by which the signals are evaluated.
 
-Nothing here knows how a signal is computed, and nothing of a detector is imported. Three behaviours:
+This module imports no detector and doesn't depend on how a signal is computed. Three behaviours:
 
-- a **block**: one print of several times what its contract usually trades on a whole day;
+- a **block**: one trade of several times the usual daily volume of its contract;
 - a **sliced order**: small lots of usual size over some minutes, at the aggressive side of the quote. It is
   *directional* (buys calls, or buys puts), a *straddle* (buys calls and puts of one strike: a bet on
-  movement, not on direction), or a *reversal* (buys calls and sells puts, or the other way round: a bet on
+  movement, not on direction), or a *reversal* (buys calls and sells puts, or the reverse: a bet on
   direction that costs no premium);
-- a **volatility shock**: for some minutes every trade of one underlying is dealt at a higher implied volatility.
+- a **volatility shock**: for some minutes every trade of one underlying has a higher implied volatility.
 
-A level says how strong the effects are and how rare: `LEVELS`.
+A level defines how strong and how frequent they are: `LEVELS`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MIDPOINT = 2
 
 
 class Behaviour(StrEnum):
-    """What an informed trader does."""
+    """The behaviours of informed traders."""
 
     BLOCK = "block"
     DIRECTIONAL = "directional"
@@ -48,12 +48,12 @@ SLICED = (Behaviour.DIRECTIONAL, Behaviour.STRADDLE, Behaviour.REVERSAL)
 class InjectionLevel:
     """Effect sizes and base rates.
 
-    ``block_multiple``: a block's size in usual days of its contract (uniform up to twice that), but at
-    least ``block_contracts``. ``participation``: slices of an order a minute, as a multiple of the trades
-    that the underlying has in an average minute, but at least ``slices``. ``aggressive``: share of the slices
-    that pay the spread, the rest trades at the midpoint. ``minutes``: how long an order or a shock lasts.
-    ``iv_move``: implied volatility rises by this fraction. ``blocks``, ``orders`` (of each of the three
-    kinds), ``shocked``: blocks, orders and shocked trades per million trades.
+    ``block_multiple``: a block's size as a multiple of the daily volume of its contract (uniform up to twice that), but
+    at least ``block_contracts``. ``participation``: slices of an order a minute, as a multiple of the trades that the
+    underlying has in an average minute, but at least ``slices``. ``aggressive``: share of the slices that pay the
+    spread; the others trade at the midpoint. ``minutes``: duration of an order or a shock. ``iv_move``: implied
+    volatility rises by this fraction. ``blocks``, ``orders`` (of each of the three kinds), ``shocked``: blocks, orders
+    and shocked trades per million trades.
     """
 
     name: str
@@ -93,9 +93,9 @@ class Order:
 class Tape:
     """The trades of a day before they are written, one array element a trade, sorted by time.
 
-    ``times``: milliseconds of the day. ``contracts``: index into the chain. ``sizes``: contracts.
-    ``aggressor``: +1 pays the ask, -1 hits the bid, MIDPOINT, 0 as it comes. ``iv_factor``: multiplies implied
-    volatility. ``block``, ``shocked``, ``sliced``: which trades are planted, by behaviour.
+    ``times``: milliseconds of the day. ``contracts``: index into the chain. ``sizes``: contracts. ``aggressor``: +1
+    pays the ask, -1 hits the bid, MIDPOINT, 0 random. ``iv_factor``: multiplies implied volatility. ``block``,
+    ``shocked``, ``sliced``: which trades are injected, by behaviour.
     """
 
     times: Integers
@@ -108,22 +108,22 @@ class Tape:
     sliced: NDArray[np.bool_]
 
     @property
-    def planted(self) -> NDArray[np.bool_]:
-        """Every trade that an informed trader made or moved."""
+    def injected(self) -> NDArray[np.bool_]:
+        """Whether an informed trader made the trade or changed its volatility."""
         result: NDArray[np.bool_] = self.block | self.shocked | self.sliced
         return result
 
 
-def level_named(name: str) -> InjectionLevel:
-    """The level; raises InputError for another name."""
+def find_level(name: str) -> InjectionLevel:
+    """Return the level; raises InputError for another name."""
     try:
         return LEVELS[name]
     except KeyError:
         raise InputError(f"there is no level {name!r}; choose one of {', '.join(LEVELS)}") from None
 
 
-def usual(times: Integers, contracts: Integers, sizes: Integers) -> Tape:
-    """A day on which nobody knows more than the others."""
+def baseline_tape(times: Integers, contracts: Integers, sizes: Integers) -> Tape:
+    """Return the tape of a day without informed traders."""
     count = len(times)
     none = np.zeros(count, bool)
     return Tape(
@@ -133,39 +133,40 @@ def usual(times: Integers, contracts: Integers, sizes: Integers) -> Tape:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """An order before it is on the tape: what, on which underlying (index), in how many slices."""
+    """A planned order: its behaviour, its underlying (index), and the number of its slices."""
 
     behaviour: Behaviour
     underlying: int
     slices: int
 
 
-def intents(level: InjectionLevel, trades: int, rng: np.random.Generator) -> list[Intent]:
-    """The orders of a day of ``trades`` trades, at most a fifth of which become slices.
+def draw_intents(level: InjectionLevel, trades: int, rng: np.random.Generator) -> list[Intent]:
+    """Draw the orders of a day of ``trades`` trades, at most a fifth of which become slices.
 
     Busy underlyings have most of the orders, as they have most of all trades.
     """
     count = trades * level.orders // 1_000_000 * len(SLICED)
     activity = np.array([u.activity for u in UNDERLYINGS])
-    chosen: list[Intent] = []
+    underlyings = rng.choice(len(UNDERLYINGS), count, p=activity / activity.sum()).tolist()
+    intents: list[Intent] = []
     left = trades // 5
-    for number, who in enumerate(rng.choice(len(UNDERLYINGS), count, p=activity / activity.sum()).tolist()):
-        a_minute = max(level.slices, level.participation * activity[who] * trades / SESSION_MINUTES)
-        slices = int(a_minute * level.minutes)
+    for number, underlying in enumerate(underlyings):
+        per_minute = max(level.slices, level.participation * activity[underlying] * trades / SESSION_MINUTES)
+        slices = int(per_minute * level.minutes)
         if slices > left:
             break
         left -= slices
-        chosen.append(Intent(SLICED[number % len(SLICED)], who, slices))
-    return chosen
+        intents.append(Intent(SLICED[number % len(SLICED)], underlying, slices))
+    return intents
 
 
-def inject(
-    tape: Tape, chain: Chain, level: InjectionLevel, wanted: list[Intent], rng: np.random.Generator
+def inject_behaviour(
+    tape: Tape, chain: Chain, level: InjectionLevel, intents: list[Intent], rng: np.random.Generator
 ) -> tuple[Tape, list[Order]]:
-    """Add the wanted orders to the tape, and turn some of its other trades into blocks and shocked ones."""
-    tape, orders = _add_orders(tape, chain, level, wanted, rng)
+    """Add the planned orders to the tape, and turn some of its other trades into blocks and shocked trades."""
+    tape, orders = _add_orders(tape, chain, level, intents, rng)
     trades = len(tape.times)
-    shocked, shocks = _shocks(tape, chain, level, trades, rng)
+    shocked, shocks = _draw_shocks(tape, chain, level, trades, rng)
     free = np.flatnonzero(~(tape.sliced | shocked))
     count = min(max(1, trades * level.blocks // 1_000_000), len(free))
     blocks = np.zeros(len(tape.times), bool)
@@ -173,8 +174,8 @@ def inject(
     sizes = tape.sizes.copy()
     sizes[blocks] = _block_sizes(chain, tape.contracts[blocks], level, rng)
     iv_factor = np.where(shocked, 1 + level.iv_move, 1.0)
-    planted = Tape(tape.times, tape.contracts, sizes, tape.aggressor, iv_factor, blocks, shocked, tape.sliced)
-    return planted, orders + shocks
+    result = Tape(tape.times, tape.contracts, sizes, tape.aggressor, iv_factor, blocks, shocked, tape.sliced)
+    return result, orders + shocks
 
 
 def _block_sizes(
@@ -185,30 +186,26 @@ def _block_sizes(
 
 
 def _add_orders(
-    tape: Tape, chain: Chain, level: InjectionLevel, wanted: list[Intent], rng: np.random.Generator
+    tape: Tape, chain: Chain, level: InjectionLevel, intents: list[Intent], rng: np.random.Generator
 ) -> tuple[Tape, list[Order]]:
-    times, contracts, sizes, sides, orders = (
-        [tape.times],
-        [tape.contracts],
-        [tape.sizes],
-        [tape.aggressor],
-        [],
-    )
-    for intent in wanted:
+    times, contracts, sizes, sides = [tape.times], [tape.contracts], [tape.sizes], [tape.aggressor]
+    orders: list[Order] = []
+    for intent in intents:
         count = intent.slices
         span = level.minutes * MINUTE
         start = int(rng.integers(tape.times[0], max(tape.times[0] + 1, tape.times[-1] - span)))
-        at = np.sort(rng.integers(start, start + span, count))
-        legs = _legs(chain, intent, rng)
+        slice_times = np.sort(rng.integers(start, start + span, count))
+        legs = _choose_legs(chain, intent, rng)
         leg = np.arange(count) % len(legs)
-        pays = rng.random(count) < level.aggressive
-        times.append(at)
-        contracts.append(np.array([c for c, _ in legs])[leg])
-        sides.append(np.where(pays, np.array([s for _, s in legs])[leg], MIDPOINT))
-        # Both legs of a pair have the same size: the trader wants the one as the complement of the other.
+        is_aggressive = rng.random(count) < level.aggressive
+        times.append(slice_times)
+        contracts.append(np.array([contract for contract, _ in legs])[leg])
+        sides.append(np.where(is_aggressive, np.array([side for _, side in legs])[leg], MIDPOINT))
+        # Both legs of a pair have the same size, because each leg complements the other.
         lots = np.maximum(1, rng.lognormal(0.9, 1.1, count)).astype(np.int64)
         sizes.append(np.minimum(lots[np.arange(count) // len(legs)], 400))
-        orders.append(Order(intent.behaviour, UNDERLYINGS[intent.underlying].symbol, int(at[0]), int(at[-1])))
+        symbol = UNDERLYINGS[intent.underlying].symbol
+        orders.append(Order(intent.behaviour, symbol, int(slice_times[0]), int(slice_times[-1])))
     columns = [np.concatenate(parts) for parts in (times, contracts, sizes, sides)]
     sliced = np.arange(len(columns[0])) >= len(tape.times)
     order = np.argsort(columns[0], kind="stable")
@@ -220,45 +217,45 @@ def _add_orders(
     return merged, orders
 
 
-def _legs(chain: Chain, intent: Intent, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """(contract, side) of each leg: what a trader of this kind would choose on this underlying."""
+def _choose_legs(chain: Chain, intent: Intent, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Choose the legs of an order, each as (contract, side): what a trader with this behaviour would choose."""
     behaviour, underlying = intent.behaviour, intent.underlying
-    mine = np.flatnonzero((chain.underlying == underlying) & (chain.days >= 1) & (chain.days <= 60))
-    size = np.abs(chain.delta[mine])
-    call = chain.call[mine]
-    expiration = rng.choice(np.unique(chain.days[mine]))
-    near = chain.days[mine] == expiration
+    candidates = np.flatnonzero((chain.underlying == underlying) & (chain.days >= 1) & (chain.days <= 60))
+    size = np.abs(chain.delta[candidates])
+    is_call = chain.call[candidates]
+    expiration = rng.choice(np.unique(chain.days[candidates]))
+    expires_then = chain.days[candidates] == expiration
 
-    def contract(wanted: float, calls: bool) -> int:
-        distance = np.abs(size - wanted) + np.where(near & (call == calls), 0, 9)
-        return int(mine[np.argmin(distance)])
+    def nearest_contract(delta: float, call: bool) -> int:
+        distance = np.abs(size - delta) + np.where(expires_then & (is_call == call), 0, 9)
+        return int(candidates[np.argmin(distance)])
 
-    up = bool(rng.random() < 0.5)
+    is_up = bool(rng.random() < 0.5)
     if behaviour is Behaviour.DIRECTIONAL:
-        return [(contract(float(rng.uniform(0.25, 0.55)), up), 1)]
+        return [(nearest_contract(float(rng.uniform(0.25, 0.55)), is_up), 1)]
     if behaviour is Behaviour.STRADDLE:
-        at_the_money = contract(0.5, calls=True)
-        same = np.flatnonzero(
+        at_the_money = nearest_contract(0.5, call=True)
+        puts = np.flatnonzero(
             (chain.strike == chain.strike[at_the_money]) & (chain.days == chain.days[at_the_money])
             & (chain.underlying == underlying) & ~chain.call
         )  # fmt: skip
-        return [(at_the_money, 1), (int(same[0]), 1)]
+        return [(at_the_money, 1), (int(puts[0]), 1)]
     delta = float(rng.uniform(0.25, 0.4))
-    return [(contract(delta, calls=True), 1 if up else -1), (contract(delta, calls=False), -1 if up else 1)]
+    side = 1 if is_up else -1
+    return [(nearest_contract(delta, call=True), side), (nearest_contract(delta, call=False), -side)]
 
 
-def _shocks(
+def _draw_shocks(
     tape: Tape, chain: Chain, level: InjectionLevel, trades: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.bool_], list[Order]]:
-    wanted = trades * level.shocked // 1_000_000
+    count = trades * level.shocked // 1_000_000
     shocked = np.zeros(len(tape.times), bool)
     shocks: list[Order] = []
-    underlying = chain.underlying[tape.contracts]
-    while wanted > shocked.sum() and len(shocks) < wanted:
+    underlyings = chain.underlying[tape.contracts]
+    while count > shocked.sum() and len(shocks) < count:
         start = int(rng.choice(tape.times))
         end = start + level.minutes * MINUTE
-        who = int(rng.integers(len(UNDERLYINGS)))
-        hit = (tape.times >= start) & (tape.times < end) & (underlying == who) & ~tape.sliced
-        shocked |= hit
-        shocks.append(Order(Behaviour.SHOCK, UNDERLYINGS[who].symbol, start, end))
+        underlying = int(rng.integers(len(UNDERLYINGS)))
+        shocked |= (tape.times >= start) & (tape.times < end) & (underlyings == underlying) & ~tape.sliced
+        shocks.append(Order(Behaviour.SHOCK, UNDERLYINGS[underlying].symbol, start, end))
     return shocked, shocks

@@ -1,8 +1,7 @@
-"""A synthetic options market on one day: underlyings, chains, and the end-of-day file about them.
+"""A synthetic options market on one day: underlyings, option chains, and their end-of-day file.
 
-Prices and deltas follow Black and Scholes (1973) with a volatility smile; volumes are log-normal and
-concentrate near the money and near expiration, and most contracts don't trade at all, as in the real
-end-of-day files.
+Prices and deltas follow Black and Scholes (1973) with a volatility smile. Volumes are log-normal, and highest near the
+money and near expiration. Most contracts don't trade at all, as in real end-of-day files.
 """
 
 from __future__ import annotations
@@ -56,11 +55,10 @@ YEAR = 365.0
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Every contract of the market on one day, one array element a contract.
+    """Every contract of the market on one day, with one array element for each contract.
 
-    ``underlying``: index into UNDERLYINGS. ``expiration``: text by contract. ``call``: whether it is one.
-    ``mid``: dollars a share.
-    ``volume``: contracts traded that day. ``spot``: dollars, by underlying.
+    ``underlying``: index into UNDERLYINGS. ``expiration``: text by contract. ``call``: whether it is a call. ``mid``:
+    dollars a share. ``volume``: contracts traded that day. ``spot``: dollars, by underlying.
     """
 
     day: date
@@ -80,11 +78,11 @@ class Chain:
         return len(self.strike)
 
 
-def build(day: date, seed: int) -> Chain:
-    """The market of ``day``; the same seed and day make the same market."""
+def build_chain(day: date, seed: int) -> Chain:
+    """Build the market of ``day``; the same seed and day make the same market."""
     rng = np.random.default_rng([seed, day.toordinal()])
     spot = np.array([u.spot for u in UNDERLYINGS]) * np.exp(rng.normal(0, 0.01, len(UNDERLYINGS)))
-    # After ``day``: its prices are traded on in the next session, when what expired on ``day`` is gone.
+    # After ``day``: the next session trades on these prices, and options that expired on ``day`` are gone then.
     friday = day + timedelta(days=(3 - day.weekday()) % 7 + 1)
     expirations = [friday + timedelta(weeks=week) for week in EXPIRY_WEEKS]
     u, e, k, c = (
@@ -96,7 +94,7 @@ def build(day: date, seed: int) -> Chain:
     )  # fmt: skip
     days = np.array([(x - day).days for x in expirations])[e]
     sigma = np.array([x.volatility for x in UNDERLYINGS])[u]
-    strike = _strikes(spot)[u, k + STRIKES_EACH_SIDE]
+    strike = _strike_grid(spot)[u, k + STRIKES_EACH_SIDE]
     moneyness = np.log(strike / spot[u])
     iv = np.round(sigma * (1 - 0.6 * moneyness + 1.5 * moneyness**2) * rng.lognormal(0, 0.02, len(u)), 4)
     call = c == 0
@@ -104,14 +102,14 @@ def build(day: date, seed: int) -> Chain:
     spread = np.maximum(0.01, np.round(0.01 + 0.02 * mid * rng.uniform(0.3, 1.5, len(u)), 2))
     return Chain(
         day, spot, u, [expirations[i].isoformat() for i in e], days, strike, call,
-        np.maximum(0.01, np.round(mid, 2)), spread, iv, delta, _volumes(rng, u, days, moneyness, sigma),
+        np.maximum(0.01, np.round(mid, 2)), spread, iv, delta, _draw_volumes(rng, u, days, moneyness, sigma),
     )  # fmt: skip
 
 
 def black_scholes(
     spot: Floats, strike: Floats, years: Floats, sigma: Floats, call: NDArray[np.bool_]
 ) -> tuple[Floats, Floats]:
-    """Price (dollars a share) and delta of European options without interest: Black and Scholes (1973)."""
+    """Return price (dollars a share) and delta of European options without interest: Black and Scholes (1973)."""
     deviation = sigma * np.sqrt(years)
     d1 = np.log(spot / strike) / deviation + deviation / 2
     normal = np.frompyfunc(lambda x: 0.5 * math.erfc(-x / math.sqrt(2)), 1, 1)
@@ -122,7 +120,7 @@ def black_scholes(
 
 
 def previous_trading_day(day: date) -> date:
-    """The weekday before ``day`` (exchange holidays are not known here)."""
+    """Return the weekday before ``day``; holidays of the exchange aren't considered."""
     return day - timedelta(days={0: 3, 6: 2}.get(day.weekday(), 1))
 
 
@@ -155,8 +153,8 @@ def _eod_row(chain: Chain, i: int) -> str:
     )
 
 
-def _strikes(spot: Floats) -> Floats:
-    """Strikes around every spot, at a listed-looking interval of about 0.6 % of it; by underlying."""
+def _strike_grid(spot: Floats) -> Floats:
+    """Return strikes around every spot, by underlying, at a usual interval of about 0.6 % of the spot."""
     steps = np.array([0.5, 1, 2.5, 5, 10, 25, 50])
     step = steps[np.minimum(np.searchsorted(steps, spot * 0.006), len(steps) - 1)]
     centre = np.round(spot / step) * step
@@ -165,7 +163,7 @@ def _strikes(spot: Floats) -> Floats:
     return strikes
 
 
-def _volumes(
+def _draw_volumes(
     rng: np.random.Generator, u: Integers, days: Integers, moneyness: Floats, sigma: Floats
 ) -> Integers:
     activity = np.array([x.activity for x in UNDERLYINGS])[u]

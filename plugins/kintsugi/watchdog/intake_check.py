@@ -12,8 +12,8 @@ from kintsugi.db.database import StoreUnavailable
 from kintsugi.db.outbox import MessageKind, Outbox
 from kintsugi.infra.airflow_client import Airflow
 from kintsugi.notify.intake_paging_rules import FILES_PAGE, intake_pages, unseen_page
-from kintsugi.pipeline.failures import reason_of
-from kintsugi.pipeline.ingest.intake_monitor import IntakeWatch, intake_watch, rules_from
+from kintsugi.pipeline.failures import format_reason
+from kintsugi.pipeline.ingest.intake_monitor import IntakeMonitor, intake_monitor, read_rules
 
 
 @dataclass
@@ -23,20 +23,20 @@ class IntakeCheck:
     settings: Settings
     airflow: Airflow
     outbox: Outbox
-    _intake: IntakeWatch | None = None
+    _intake: IntakeMonitor | None = None
     _paged_at: datetime | None = None
     _unseen_since: datetime | None = None
 
     def check_intake(self) -> None:
         """Record which files wait, failed or are missing; page when a person is needed."""
         try:
-            self._intake = self._intake or intake_watch(self.settings)
-            result = self._intake.look(paused=self._ingest_is_paused())
+            self._intake = self._intake or intake_monitor(self.settings)
+            result = self._intake.make_report(paused=self._ingest_is_paused())
         except StoreUnavailable:
             raise
         except Exception as error:
             self._unseen_since = self._unseen_since or datetime.now(UTC)
-            page = unseen_page(self._unseen_since, datetime.now(UTC), rules_from(), reason_of(error))
+            page = unseen_page(self._unseen_since, datetime.now(UTC), read_rules(), format_reason(error))
             if page is not None:
                 self.outbox.put(page.key, MessageKind.PAGE, page.body)
             raise

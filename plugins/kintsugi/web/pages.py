@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from kintsugi.core.settings import Settings
-from kintsugi.pipeline.ingest.intake_monitor import rules_from
+from kintsugi.pipeline.ingest.intake_monitor import read_rules
 from kintsugi.web import flow, headline, incident_view, intake, node_rows
 from kintsugi.web.assets import FOREIGN, OWN, load_asset
 from kintsugi.web.health import HealthFacts
@@ -41,7 +41,7 @@ class PageRenderer:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._rules = rules_from()
+        self._rules = read_rules()
         self._jinja = Environment(
             loader=FileSystemLoader(TEMPLATES),
             autoescape=True,

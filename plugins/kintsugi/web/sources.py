@@ -22,7 +22,7 @@ from kintsugi.db.flow_samples import FlowSample, FlowSamples
 from kintsugi.db.intake import IntakeStore
 from kintsugi.db.releases import ReleaseRecord, Releases
 from kintsugi.db.stream_record import NOTHING_ON_RECORD, StreamRecord, StreamSummary
-from kintsugi.pipeline.cassandra_connection import cassandra_session
+from kintsugi.pipeline.cassandra_session import installation_session
 from kintsugi.pipeline.ingest.intake_report import IntakeReport
 from kintsugi.probes import probe_node
 from kintsugi.probes.failure_detector import FailureDetector
@@ -259,7 +259,7 @@ class UnusualTrades:
 
     def _connected(self) -> Any:
         if self._session is None:
-            self._session = cassandra_session(self.settings)
+            self._session = installation_session(self.settings)
         return self._session
 
     @staticmethod

@@ -161,7 +161,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(chaos_campaign, "unavailable", lambda _: {"slow_disk": "no control group"})
     monkeypatch.setattr(chaos_campaign, "raised_repair_budget", lambda _: nullcontext())
     monkeypatch.setattr(chaos_campaign, "recording", lambda *_: nullcontext())
-    monkeypatch.setattr("kintsugi.pipeline.reconcile.summary.summary", lambda _: counted)
+    monkeypatch.setattr("kintsugi.pipeline.reconcile.summary.summarize_report", lambda _: counted)
     monkeypatch.setattr("benchmarks.chaos_campaign.reconcile_when_quiet", lambda *_, **__: None)
     stage.run = lambda **more: chaos_campaign.run_campaign(
         made, report=stage.path, **{"injections": 8, **more}

@@ -95,7 +95,7 @@ def test_a_process_without_airflow_loads_none_for_its_clients(tmp_path: Path) ->
     code = (
         "import sys; from kintsugi.core.connections import s3_client; "
         "from kintsugi.core.settings import load_settings; s3_client(load_settings()); "
-        "import kintsugi.pipeline.cassandra_connection, kintsugi.pipeline.stream.submission; "
+        "import kintsugi.pipeline.cassandra_session, kintsugi.pipeline.stream.submission; "
         "print([name for name in sys.modules if name.partition('.')[0] == 'airflow'])"
     )
     environment = {

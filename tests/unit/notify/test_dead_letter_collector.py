@@ -50,8 +50,10 @@ def letters_of(monkeypatch: pytest.MonkeyPatch, kafka: Kafka) -> StreamLetters:
 def test_what_the_driver_sends_is_what_the_watchdog_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     kafka = Kafka()
     driver = letters_of(monkeypatch, kafka)
-    driver.lost([LostRange(2, 5, 9)])
-    driver.refused([ROW, {**ROW, "raw": b"\xff", "problem": "size"}, {**ROW, "raw": None, "bytes": None}])
+    driver.report_lost([LostRange(2, 5, 9)])
+    driver.report_refused(
+        [ROW, {**ROW, "raw": b"\xff", "problem": "size"}, {**ROW, "raw": None, "bytes": None}]
+    )
     found = Letters()
     for offset, (key, value) in enumerate(kafka.letters):
         found.add(0, offset, key, value)
@@ -83,10 +85,10 @@ def test_a_loss_that_cannot_be_reported_is_an_error_and_a_message_that_is_no_tra
     kafka = Kafka(refuses=True)
     driver = letters_of(monkeypatch, kafka)
     with pytest.raises(KintsugiError):
-        driver.lost([LostRange(2, 5, 9)])
-    driver.refused([ROW])
+        driver.report_lost([LostRange(2, 5, 9)])
+    driver.report_refused([ROW])
     kafka.refuses = False
-    driver.lost([LostRange(2, 5, 9)])  # by a new producer: one that failed keeps its failure
+    driver.report_lost([LostRange(2, 5, 9)])  # by a new producer: one that failed keeps its failure
     assert (len(kafka.letters), kafka.closed, kafka.made) == (1, 2, 3)
 
 

@@ -11,8 +11,8 @@ from cassandra.cluster import EXEC_PROFILE_DEFAULT
 
 from kintsugi.controlplane.airflow_environment import connections
 from kintsugi.core.errors import KintsugiError
-from kintsugi.pipeline.cassandra_connection import cassandra_session
 from kintsugi.pipeline.cassandra_hook import TunedCassandraHook
+from kintsugi.pipeline.cassandra_session import installation_session
 from tests.installations import installation
 
 NOBODY = "127.34.250.1"  # an address of this machine where nothing listens
@@ -49,9 +49,7 @@ def test_the_cluster_is_the_connections_with_the_settings_of_this_project(
 def test_a_hook_whose_nodes_are_away_says_so_and_can_be_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     made = hook(monkeypatch)
     for _ in range(2):
-        with pytest.raises(
-            KintsugiError, match=f"no Cassandra node of {NOBODY} takes connections on port 9042"
-        ):
+        with pytest.raises(KintsugiError, match=f"{NOBODY}.*9042"):
             made.get_conn()
 
 
@@ -62,7 +60,7 @@ def test_inside_airflow_a_session_is_that_of_the_connection(
     found = connections(settings)["kintsugi_cassandra"] | {"host": NOBODY}
     monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_CASSANDRA", json.dumps(found))
     with pytest.raises(KintsugiError, match=NOBODY):
-        cassandra_session(settings)
+        installation_session(settings)
     monkeypatch.delenv("AIRFLOW_CONN_KINTSUGI_CASSANDRA")
     with pytest.raises(KintsugiError, match=r"127\.34\.2\.1, 127\.34\.2\.2"):
-        cassandra_session(settings)
+        installation_session(settings)

@@ -9,36 +9,36 @@ from hypothesis import strategies as st
 
 from kintsugi.pipeline.consumer_offsets import (
     LostRange,
-    Start,
+    StartPosition,
     batch_ends,
     checkpoint_position,
-    clamp,
-    furthest,
+    furthest_offsets,
+    nearest_start,
 )
 
 OFFSETS = st.integers(0, 1000)
 
 
 def test_a_position_within_the_log_stays_and_nothing_is_lost() -> None:
-    start = clamp({0: 10, 1: 20}, beginning={0: 10, 1: 0}, end={0: 10, 1: 30})
+    start = nearest_start({0: 10, 1: 20}, beginning={0: 10, 1: 0}, end={0: 10, 1: 30})
     assert (start.offsets, start.lost) == ({0: 10, 1: 20}, ())
 
 
 def test_a_position_below_the_log_moves_to_its_beginning_and_what_is_between_is_named() -> None:
-    start = clamp({0: 5, 1: 20}, beginning={0: 12, 1: 0}, end={0: 40, 1: 30})
+    start = nearest_start({0: 5, 1: 20}, beginning={0: 12, 1: 0}, end={0: 40, 1: 30})
     assert start.offsets == {0: 12, 1: 20}
     assert start.lost == (LostRange(0, 5, 12),)
     assert start.lost[0].messages == 7
 
 
 def test_without_a_position_what_was_deleted_before_the_log_counts_as_lost() -> None:
-    start = clamp({0: None}, beginning={0: 7, 1: 0}, end={0: 9, 1: 3})
+    start = nearest_start({0: None}, beginning={0: 7, 1: 0}, end={0: 9, 1: 3})
     assert start.offsets == {0: 7, 1: 0}
     assert start.lost == (LostRange(0, 0, 7),)
 
 
 def test_of_a_topic_that_was_made_anew_everything_is_read() -> None:
-    start = clamp({0: 9000}, beginning={0: 0}, end={0: 12})
+    start = nearest_start({0: 9000}, beginning={0: 0}, end={0: 12})
     assert (start.offsets, start.lost) == ({0: 0}, ())
 
 
@@ -47,7 +47,7 @@ def test_a_start_always_lies_within_the_log_and_skips_only_what_it_names(
     position: dict[int, int | None], begins: int, length: int
 ) -> None:
     beginning, end = dict.fromkeys(range(6), begins), dict.fromkeys(range(6), begins + length)
-    start = clamp(position, beginning, end)
+    start = nearest_start(position, beginning, end)
     assert start.can_serve(start.offsets)
     lost = {item.partition: item for item in start.lost}
     for partition, at in start.offsets.items():
@@ -60,8 +60,8 @@ def test_a_start_always_lies_within_the_log_and_skips_only_what_it_names(
 
 
 def test_a_start_is_told_to_spark_by_partition() -> None:
-    assert Start({1: 5, 0: 2}).to_spark() == '{"trades": {"0": 2, "1": 5}}'
-    assert Start({}).to_spark() == "earliest"
+    assert StartPosition({1: 5, 0: 2}).to_spark() == '{"trades": {"0": 2, "1": 5}}'
+    assert StartPosition({}).to_spark() == "earliest"
 
 
 @pytest.mark.parametrize(
@@ -71,11 +71,11 @@ def test_a_start_is_told_to_spark_by_partition() -> None:
 def test_a_checkpoint_is_used_while_the_log_holds_everything_from_it_on(
     position: dict[int, int], served: bool
 ) -> None:
-    assert Start({}, log={0: (5, 10), 1: (5, 10)}).can_serve(position) is served
+    assert StartPosition({}, log={0: (5, 10), 1: (5, 10)}).can_serve(position) is served
 
 
 def test_of_group_and_checkpoint_the_further_one_counts() -> None:
-    assert furthest({0: 5, 1: None, 2: 7}, {0: 9, 2: 3, 3: 1}) == {0: 9, 1: None, 2: 7, 3: 1}
+    assert furthest_offsets({0: 5, 1: None, 2: 7}, {0: 9, 2: 3, 3: 1}) == {0: 9, 1: None, 2: 7, 3: 1}
 
 
 def checkpoint(folder: Path, *, done: tuple[int, ...], planned: dict[int, str]) -> Path:

@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError, ResponseSt
 from kafka.errors import KafkaTimeoutError
 
 from kintsugi.core.errors import InputError, KintsugiError, NotAcknowledged
-from kintsugi.pipeline.failures import has_vanished, is_of_s3, is_transient, reason_of, stops_all
+from kintsugi.pipeline.failures import format_reason, is_gone, is_s3_error, is_transient, stops_all_files
 from kintsugi.pipeline.object_listing import S3Object
 
 DENIED = ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "GetObject")
@@ -31,7 +31,7 @@ DENIED = ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "GetO
 )  # fmt: skip
 def test_whatever_a_content_raises_is_the_files_own_fault(error: Exception) -> None:
     assert not is_transient(error)
-    assert not stops_all(error)
+    assert not stops_all_files(error)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_whatever_a_content_raises_is_the_files_own_fault(error: Exception) -> N
 )  # fmt: skip
 def test_s3_and_the_machine_are_tried_again_and_hold_up_no_other_file(error: Exception) -> None:
     assert is_transient(error)
-    assert not stops_all(error)
+    assert not stops_all_files(error)
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,8 @@ def test_s3_and_the_machine_are_tried_again_and_hold_up_no_other_file(error: Exc
 )
 def test_without_kafka_or_postgres_nothing_can_be_ingested(error: Exception) -> None:
     assert is_transient(error)
-    assert stops_all(error)
-    assert not is_of_s3(error)
+    assert stops_all_files(error)
+    assert not is_s3_error(error)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_an_object_that_is_another_now_has_vanished(code: str, vanished: bool) -
         return {}
 
     s3: Any = SimpleNamespace(head_object=head_object)
-    assert has_vanished(s3, "b", S3Object("k", '"e"', 1)) is vanished
+    assert is_gone(s3, "b", S3Object("k", '"e"', 1)) is vanished
 
 
 def test_whether_it_has_vanished_is_not_guessed() -> None:
@@ -75,9 +75,9 @@ def test_whether_it_has_vanished_is_not_guessed() -> None:
         raise DENIED
 
     with pytest.raises(ClientError):
-        has_vanished(SimpleNamespace(head_object=head_object), "b", S3Object("k", '"e"', 1))  # type: ignore[arg-type]
+        is_gone(SimpleNamespace(head_object=head_object), "b", S3Object("k", '"e"', 1))  # type: ignore[arg-type]
 
 
 def test_a_reason_is_one_line_and_names_the_kind_of_an_unforeseen_error() -> None:
-    assert reason_of(InputError("k is empty")) == "k is empty"
-    assert reason_of(OverflowError("date\nvalue")) == "OverflowError: date value"
+    assert format_reason(InputError("k is empty")) == "k is empty"
+    assert format_reason(OverflowError("date\nvalue")) == "OverflowError: date value"

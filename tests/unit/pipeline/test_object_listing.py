@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from kintsugi.pipeline.object_listing import NAME, listed
+from kintsugi.pipeline.object_listing import NAME, list_own_trade_files
 
 if TYPE_CHECKING:
     import pytest
@@ -32,13 +32,13 @@ def store(head: dict[str, str] | None) -> Any:
 
 def test_an_object_that_is_listed_without_its_etag_is_asked_for_by_itself() -> None:
     """Seen while the file was being put; the look, and whoever waited for it, ended with a KeyError."""
-    (found,) = listed(store({"ETag": '"a1"'}))
+    (found,) = list_own_trade_files(store({"ETag": '"a1"'}))
     assert (found.key, found.etag, found.size) == (KEY, '"a1"', 3)
-    assert listed(store(None)) == []
+    assert list_own_trade_files(store(None)) == []
 
 
 def test_an_object_without_an_etag_is_named_and_keeps_nobody_from_looking(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    assert listed(store({})) == []
+    assert list_own_trade_files(store({})) == []
     assert KEY in caplog.text

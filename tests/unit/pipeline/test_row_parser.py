@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kintsugi.pipeline import row_parser
-from kintsugi.pipeline.row_parser import Reason, Rejection, Trade, message, parse
+from kintsugi.pipeline.row_parser import Reason, Rejection, Trade, parse_message, parse_trade
 
 EXCHANGES = "2,5,10,1.2500,12,1.3500,7,1,1.2000,2,1.4000"
 LINE = (
@@ -25,7 +25,7 @@ def changed(column: int, text: str, line: str = LINE) -> str:
 
 def same(line: str) -> None:
     """The fast way says what the careful way says."""
-    found, parsed = message(line), parse(line)
+    found, parsed = parse_message(line), parse_trade(line)
     if isinstance(parsed, Rejection):
         assert found == parsed
         return
@@ -37,14 +37,14 @@ def same(line: str) -> None:
 
 def trade(line: str) -> Trade:
     same(line)
-    parsed = parse(line)
+    parsed = parse_trade(line)
     assert isinstance(parsed, Trade), parsed
     return parsed
 
 
 def reason(line: str) -> Reason:
     same(line)
-    parsed = parse(line)
+    parsed = parse_trade(line)
     assert isinstance(parsed, Rejection), parsed
     return parsed.reason
 
@@ -225,7 +225,7 @@ def test_a_trade_of_the_night_is_in_its_own_day_and_slot() -> None:
 
 @pytest.mark.parametrize("column", range(18))
 def test_a_byte_that_is_no_utf8_in_a_used_column_is_named(column: int) -> None:
-    found = parse(changed(column, LINE.split(",")[column] + "\udce9"))
+    found = parse_trade(changed(column, LINE.split(",")[column] + "\udce9"))
     if column in (16, 17):  # stored and not used
         assert isinstance(found, Trade)
     else:
@@ -254,12 +254,12 @@ def test_only_conditions_40_to_44_cancel() -> None:
 
 @given(st.text(max_size=300))
 def test_no_text_crashes_the_parser(text: str) -> None:
-    assert isinstance(parse(text), Rejection)
+    assert isinstance(parse_trade(text), Rejection)
 
 
 @given(st.integers(0, 18), st.text(alphabet='0123456789.-+eE^ACP /:"\u0660x', max_size=12))
 def test_one_changed_field_is_a_trade_or_has_a_reason(column: int, text: str) -> None:
-    found = parse(changed(column, text))
+    found = parse_trade(changed(column, text))
     assert isinstance(found, (Trade, Rejection))
 
 
@@ -297,4 +297,4 @@ def test_the_message_is_the_parsed_trade_or_its_rejection(column: int, text: str
 def test_the_fast_and_the_careful_way_agree(strike: object, price: object, size: int, delta: object) -> None:
     line = changed(5, str(strike), changed(9, str(price), changed(8, str(size), changed(15, str(delta)))))
     assert row_parser._LINE(line) is not None or "E" in line or "-0" in line
-    assert parse(line) == parse(line.replace("AAPL", '"AAPL"', 1))
+    assert parse_trade(line) == parse_trade(line.replace("AAPL", '"AAPL"', 1))

@@ -13,8 +13,8 @@ from moto import mock_aws
 
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.pipeline import synthetic_trade
-from kintsugi.pipeline.row_parser import Trade, parse
-from kintsugi.pipeline.trade_identity import CANARY_SYMBOL
+from kintsugi.pipeline.row_parser import Trade, parse_trade
+from kintsugi.pipeline.trade_identity import SYNTHETIC_SYMBOL
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -30,19 +30,21 @@ def s3() -> Iterator[S3Client]:
         yield client
 
 
-def test_a_canary_is_a_file_with_one_valid_trade_of_the_reserved_symbol(s3: S3Client) -> None:
+def test_a_synthetic_trade_is_a_file_with_one_valid_trade_of_the_reserved_symbol(s3: S3Client) -> None:
     identity = synthetic_trade.send_synthetic_trade(s3, "bucket", NOW)
     other = synthetic_trade.send_synthetic_trade(s3, "bucket", NOW)
     keys = [item["Key"] for item in s3.list_objects_v2(Bucket="bucket")["Contents"]]
     assert all(key.startswith("trades/canary/UnderlyingOptionsTradesCalcs_2024-10-08_") for key in keys)
     bodies = [s3.get_object(Bucket="bucket", Key=key)["Body"].read().decode() for key in keys]
-    trades = [parse(body.splitlines()[1]) for body in bodies]
-    found = {trade.trade_id for trade in trades if isinstance(trade, Trade) and trade.symbol == CANARY_SYMBOL}
+    trades = [parse_trade(body.splitlines()[1]) for body in bodies]
+    found = {
+        trade.trade_id for trade in trades if isinstance(trade, Trade) and trade.symbol == SYNTHETIC_SYMBOL
+    }
     assert found == {identity, other}
     assert {trade.ts for trade in trades if isinstance(trade, Trade)} == {int(NOW.timestamp() * 1000)}
 
 
-def test_a_canary_s_key_sorts_after_those_of_earlier_ones_so_that_the_quick_looks_find_it(
+def test_the_key_of_a_synthetic_trade_sorts_last_so_that_the_quick_scans_find_it(
     s3: S3Client,
 ) -> None:
     sent = [
@@ -51,12 +53,12 @@ def test_a_canary_s_key_sorts_after_those_of_earlier_ones_so_that_the_quick_look
     ]
     keys = [item["Key"] for item in s3.list_objects_v2(Bucket="bucket")["Contents"]]
     bodies = [s3.get_object(Bucket="bucket", Key=key)["Body"].read().decode() for key in keys]
-    found = [parse(body.splitlines()[1]) for body in bodies]
+    found = [parse_trade(body.splitlines()[1]) for body in bodies]
     assert [trade.trade_id for trade in found if isinstance(trade, Trade)] == sent
 
 
 class BusyRing:
-    """A session whose first ``late`` looks time out; the canary is there."""
+    """A session whose first ``late`` queries time out; the synthetic trade is there."""
 
     def __init__(self, late: int) -> None:
         self.late = late
@@ -71,7 +73,7 @@ class BusyRing:
 @pytest.fixture
 def busy_ring(monkeypatch: pytest.MonkeyPatch) -> BusyRing:
     ring = BusyRing(late=2)
-    monkeypatch.setattr(synthetic_trade, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(synthetic_trade, "POLL_S", 0.01)
     return ring
 
 
@@ -86,16 +88,16 @@ def test_a_ring_that_is_not_there_yet_is_no_failure(busy_ring: BusyRing) -> None
 
     synthetic_trade.await_arrival(connected, "c0ffee", lambda waited_s: waited_s > 10)
     assert context == [], "it connects once, and keeps the session"
-    context.append(KintsugiError("no Cassandra node takes connections"))
-    with pytest.raises(StepFailed, match=r"didn't reach Cassandra.*takes connections"):
+    context.append(KintsugiError("the reason"))
+    with pytest.raises(StepFailed, match=r"c0ffee.*the reason"):
         synthetic_trade.await_arrival(connected, "c0ffee", lambda waited_s: True)
 
 
-def test_a_look_that_a_busy_ring_answers_too_late_is_no_failure(busy_ring: BusyRing) -> None:
+def test_a_query_that_a_busy_cluster_answers_too_late_is_no_failure(busy_ring: BusyRing) -> None:
     synthetic_trade.await_arrival(lambda: nullcontext(busy_ring), "c0ffee", lambda waited_s: waited_s > 10)
     assert busy_ring.late < 0
 
 
-def test_who_gives_up_while_the_ring_is_silent_says_so(busy_ring: BusyRing) -> None:
-    with pytest.raises(StepFailed, match="didn't answer the last look: received only 1 responses"):
+def test_the_failure_names_the_last_error_of_cassandra(busy_ring: BusyRing) -> None:
+    with pytest.raises(StepFailed, match=r"c0ffee.*received only 1 responses"):
         synthetic_trade.await_arrival(lambda: nullcontext(busy_ring), "c0ffee", lambda waited_s: True)

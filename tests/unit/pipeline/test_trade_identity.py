@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from kintsugi.pipeline.row_parser import Trade, parse
+from kintsugi.pipeline.row_parser import Trade, parse_trade
 from tests.unit.pipeline.test_row_parser import LINE, changed, trade
 
 NATURAL_KEY = {
@@ -14,7 +14,7 @@ NATURAL_KEY = {
 
 @pytest.mark.parametrize("column", NATURAL_KEY)
 def test_two_trades_that_differ_in_one_natural_column_never_merge(column: int) -> None:
-    other = parse(changed(column, NATURAL_KEY[column]))
+    other = parse_trade(changed(column, NATURAL_KEY[column]))
     assert isinstance(other, Trade)
     assert other.trade_id != trade(LINE).trade_id
 

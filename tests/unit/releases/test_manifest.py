@@ -10,7 +10,7 @@ import pytest
 
 from kintsugi.core.errors import FleetError
 from kintsugi.core.fleet import REPOSITORY
-from kintsugi.pipeline.stream.submission import package
+from kintsugi.pipeline.stream.submission import write_package
 from kintsugi.releases import manifest as content
 from kintsugi.releases.manifest import ManifestDifference, ManifestFile
 
@@ -129,6 +129,6 @@ def test_a_checkout_without_a_fleet_file_is_refused(tree: Path) -> None:
 
 
 def test_the_code_of_a_release_is_what_executors_are_sent(tmp_path: Path) -> None:
-    sent = zipfile.ZipFile(package(tmp_path / "kintsugi.zip")).namelist()
+    sent = zipfile.ZipFile(write_package(tmp_path / "kintsugi.zip")).namelist()
     belongs = [path for path in content.member_paths(REPOSITORY) if path.startswith("plugins/")]
     assert sorted(f"plugins/{name}" for name in sent) == belongs

@@ -9,7 +9,7 @@ import pytest
 
 from kintsugi.core.errors import InputError
 from kintsugi.pipeline.ingest.trade_header import header_fault
-from kintsugi.pipeline.row_parser import Rejection, Trade, is_cancel, parse
+from kintsugi.pipeline.row_parser import Rejection, Trade, is_cancel, parse_trade
 from kintsugi.sampledata.generator import GeneratedDay, generate_day, live_parts
 from kintsugi.sampledata.injected_behaviour import LEVELS
 
@@ -23,7 +23,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> GeneratedDay:
 
 def parsed(files: list[Path]) -> list[Trade | Rejection]:
     lines = [line for file in files for line in file.read_bytes().split(b"\n")[1:-1]]
-    return [parse(line.decode(errors="replace")) for line in lines]
+    return [parse_trade(line.decode(errors="replace")) for line in lines]
 
 
 def test_what_it_says_is_what_it_wrote(made: GeneratedDay) -> None:
@@ -70,7 +70,7 @@ def test_planted_blocks_are_listed_by_identity_and_are_large(made: GeneratedDay)
     truth = json.loads(made.truth_file.read_text())
     trades = {row.trade_id: row for row in parsed(made.trade_files) if isinstance(row, Trade)}
     planted = [trades[item["trade_id"]] for item in truth["unusual"]]
-    assert len(planted) == made.planted > 0
+    assert len(planted) == made.blocks > 0
     assert not any(is_cancel(trade) for trade in planted)
     assert min(trade.size for trade in planted) >= LEVELS["standard"].block_contracts
 
@@ -107,7 +107,7 @@ def test_a_feed_can_be_resumed_and_repeats_nothing(made: GeneratedDay) -> None:
     parts = [next(feed) for _ in range(3)]
     assert next(live_parts(day=DAY, seed=1, rows=40, first=3)) == parts[2]
     assert parts[0].key == "trades/2024-10-08/UnderlyingOptionsTradesCalcs_2024-10-08_live-1-000001.csv"
-    rows = [parse(line) for part in parts for line in part.body.decode().splitlines()[1:]]
+    rows = [parse_trade(line) for part in parts for line in part.body.decode().splitlines()[1:]]
     fed = {row.trade_id for row in rows if isinstance(row, Trade)}
     assert len(fed) == 120
     assert not fed & {row.trade_id for row in parsed(made.trade_files) if isinstance(row, Trade)}

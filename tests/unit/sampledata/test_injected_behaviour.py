@@ -17,20 +17,22 @@ STANDARD = LEVELS["standard"]
 
 @pytest.fixture(scope="module")
 def market() -> option_chain.Chain:
-    return option_chain.build(DAY, 1)
+    return option_chain.build_chain(DAY, 1)
 
 
 def quiet(market: option_chain.Chain, count: int = 20_000) -> injected_behaviour.Tape:
     rng = np.random.default_rng(1)
     times = np.sort(rng.integers(34_200_000, 58_500_000, count))
     traded = np.flatnonzero(market.volume > 0)
-    return injected_behaviour.usual(times, rng.choice(traded, count), np.ones(count, np.int64))
+    return injected_behaviour.baseline_tape(times, rng.choice(traded, count), np.ones(count, np.int64))
 
 
 def planted(
     market: option_chain.Chain, *wanted: Intent
 ) -> tuple[injected_behaviour.Tape, list[injected_behaviour.Order]]:
-    return injected_behaviour.inject(quiet(market), market, STANDARD, list(wanted), np.random.default_rng(2))
+    return injected_behaviour.inject_behaviour(
+        quiet(market), market, STANDARD, list(wanted), np.random.default_rng(2)
+    )
 
 
 def test_who_plants_knows_nothing_of_who_finds() -> None:
@@ -93,15 +95,15 @@ def test_a_shock_moves_the_volatility_of_one_underlying_for_minutes(market: opti
 def test_the_tape_stays_in_order_and_no_trade_is_planted_twice(market: option_chain.Chain) -> None:
     tape, _ = planted(market, Intent(Behaviour.STRADDLE, 0, 500), Intent(Behaviour.REVERSAL, 1, 500))
     assert (np.diff(tape.times) >= 0).all()
-    assert int(tape.planted.sum()) == int(tape.block.sum() + tape.shocked.sum() + tape.sliced.sum())
+    assert int(tape.injected.sum()) == int(tape.block.sum() + tape.shocked.sum() + tape.sliced.sum())
 
 
 def test_orders_are_at_most_a_fifth_of_the_day() -> None:
-    wanted = injected_behaviour.intents(LEVELS["easy"], 200_000, np.random.default_rng(1))
+    wanted = injected_behaviour.draw_intents(LEVELS["easy"], 200_000, np.random.default_rng(1))
     assert 0 < sum(intent.slices for intent in wanted) <= 40_000
     assert {intent.behaviour for intent in wanted} == set(injected_behaviour.SLICED)
 
 
 def test_an_unknown_level_names_those_that_are() -> None:
     with pytest.raises(InputError, match="easy, standard, hard"):
-        injected_behaviour.level_named("trivial")
+        injected_behaviour.find_level("trivial")

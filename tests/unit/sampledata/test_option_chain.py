@@ -24,6 +24,6 @@ def test_the_previous_trading_day_skips_the_weekend() -> None:
 @pytest.mark.parametrize("weekday", range(5))
 def test_no_contract_has_expired_when_the_next_session_trades_it(weekday: int) -> None:
     day = date(2026, 10, 5 + weekday)
-    market = option_chain.build(option_chain.previous_trading_day(day), 1)
+    market = option_chain.build_chain(option_chain.previous_trading_day(day), 1)
     assert min(market.expiration) >= day.isoformat()
     assert min(market.days) >= 1

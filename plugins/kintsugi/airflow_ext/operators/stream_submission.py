@@ -8,7 +8,7 @@ from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOpe
 
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import KAFKA_PORT, Settings, load_settings
-from kintsugi.pipeline.stream.submission import connector_jars, submission
+from kintsugi.pipeline.stream.submission import build_submission, connector_jars
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -49,7 +49,7 @@ def installed_submission(settings: Settings) -> dict[str, Any]:
     fleet = settings.fleet
     node = fleet.of(Role.SPARK_MASTER)[0]
     root = settings.node_root(node.name)
-    return submission(
+    return build_submission(
         driver_host=node.address,
         bootstrap=fleet.endpoints(Role.KAFKA, KAFKA_PORT),
         contact_points=[one.address for one in fleet.of(Role.CASSANDRA)],

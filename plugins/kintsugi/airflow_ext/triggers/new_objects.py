@@ -31,8 +31,8 @@ def checker(kind: str) -> Callable[[], list[str]]:
     if kind == "eod":
         s3 = s3_client(settings)
         return lambda: baselines.pending_uris(s3, sources)
-    lookout = PendingFileScanner(sources, IngestLedger(store_dsn(settings)))
-    return lambda: [item.key for item in lookout.pending()]
+    scanner = PendingFileScanner(sources, IngestLedger(store_dsn(settings)))
+    return lambda: [file.key for file in scanner.scan()]
 
 
 class NewObjectsTrigger(BaseTrigger):

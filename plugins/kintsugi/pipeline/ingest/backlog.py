@@ -1,4 +1,4 @@
-"""How much of the topic waits for the stream, and how much of it Kafka's retention leaves room for."""
+"""The backlog: how many messages wait for the stream, and how many more fit before Kafka's retention deletes them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from kintsugi.core.settings import CONSUMER_GROUP, TOPIC
 
 log = logging.getLogger(__name__)
 
-MESSAGE_BYTES = (
-    1024  # of a message on disk, where Kafka doesn't tell the size of a log: far more than a trade takes
-)
+# Bytes of a message on disk, if Kafka doesn't report the size of its logs: far more than a trade needs.
+MESSAGE_BYTES = 1024
+# The flow's sensor and the pager report a larger lag as a stream that can't keep up (`FlowRules`).
 LAG_MESSAGES = 50_000
-"""The watch of the flow and the pager take a larger lag for a stream that can't keep up (`FlowRules`)."""
 RETENTION_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits for the stream at one moment, by partition, in messages and in bytes on disk.
+    """The messages that wait for the stream at one moment, by partition: their number, and their bytes on disk.
 
-    ``retention``: bytes that the topic's configuration keeps of each partition; None where it sets no limit.
+    ``retention``: bytes that the topic's configuration keeps of each partition; None for no limit.
     """
 
     messages: dict[int, int]
@@ -36,10 +35,11 @@ class Backlog:
         return sum(self.messages.values())
 
     def room(self) -> int:
-        """How many messages more may be sent now, wherever their keys put them; 0 or less: wait.
+        """Return how many more messages may be sent now, to any partitions; 0 or less: wait.
 
-        1. At most LAG_MESSAGES wait for the stream, so that a trade is stored soon after it was sent.
-        2. At most RETENTION_SHARE of what Kafka keeps of a partition waits in it, so that nothing is deleted unread.
+        1. At most LAG_MESSAGES may wait for the stream, so that a trade is stored soon after it was sent.
+        2. At most RETENTION_SHARE of the bytes that Kafka keeps of a partition may wait, so that no message is deleted
+           before the stream reads it.
         """
         room = LAG_MESSAGES - self.total
         if self.retention is None:
@@ -52,11 +52,11 @@ class Backlog:
         return max(1.0, sum(self.size.values()) / self.total) if self.total else MESSAGE_BYTES
 
     def __str__(self) -> str:
-        kept = "no limit" if self.retention is None else f"{self.retention / 2**20:.0f} MiB a partition"
+        limit = "no limit" if self.retention is None else f"{self.retention / 2**20:.0f} MiB a partition"
         largest = max(self.size.values(), default=0) / 2**20
         return (
             f"{self.total:,} messages wait for the stream, at most {largest:.1f} MiB in a partition; "
-            f"the topic keeps {kept}"
+            f"the topic's retention: {limit}"
         )
 
 
@@ -64,23 +64,26 @@ def backlog_of(
     begin: Mapping[int, int], end: Mapping[int, int], committed: Mapping[int, int], disk: Mapping[int, int],
     retention: int | None,
 ) -> Backlog:  # fmt: skip
-    """The backlog from offsets, by partition (``committed`` lacks or is negative where nobody committed one).
+    """Compute the backlog from offsets, by partition (``committed``: missing or negative where none was committed).
 
-    ``disk``: bytes of each partition's log; the share that waits is taken by the number of its messages.
+    ``disk``: bytes of each partition's log. The bytes that wait are their share by the number of messages.
     """
     messages, size = {}, {}
-    for partition, ends in end.items():
-        begins = begin.get(partition, 0)
-        waits = max(0, ends - max(begins, committed.get(partition, -1)))
-        held = ends - begins
-        messages[partition] = waits
-        known = disk.get(partition)
-        size[partition] = waits * MESSAGE_BYTES if known is None else known * waits // held if held else 0
+    for partition, last in end.items():
+        first = begin.get(partition, 0)
+        waiting = max(0, last - max(first, committed.get(partition, -1)))
+        total = last - first
+        messages[partition] = waiting
+        log_size = disk.get(partition)
+        if log_size is None:
+            size[partition] = waiting * MESSAGE_BYTES
+        else:
+            size[partition] = log_size * waiting // total if total else 0
     return Backlog(messages, size, retention)
 
 
 class BacklogGauge:
-    """Reads the backlog from Kafka, over connections that it keeps."""
+    """Reads the backlog from Kafka, and keeps its connections open."""
 
     def __init__(self, bootstrap: list[str], timeout_ms: int = 6_000) -> None:
         self._bootstrap = bootstrap
@@ -88,13 +91,13 @@ class BacklogGauge:
         self._admin: Any = None
 
     def read(self) -> Backlog | None:
-        """The backlog now; None when Kafka doesn't tell (no broker, no topic, no coordinator)."""
+        """Return the backlog now; None when Kafka doesn't report it (no broker, no topic, no coordinator)."""
         from kafka.errors import KafkaError
 
         try:
             return self._read()
         except (KafkaError, KeyError, ValueError) as error:
-            log.warning("Kafka doesn't tell what waits for the stream: %r", error)
+            log.warning("Kafka doesn't report what waits for the stream: %r", error)
             self.close()
             return None
 
@@ -123,15 +126,15 @@ class BacklogGauge:
         return backlog_of(
             {part.partition: begin[part].offset for part in parts},
             {part.partition: end[part].offset for part in parts},
-            {part.partition: at.offset for part, at in committed.items()},
-            self._disk(), self._retention(),
+            {part.partition: position.offset for part, position in committed.items()},
+            self._read_log_sizes(), self._read_retention(),
         )  # fmt: skip
 
-    def _disk(self) -> dict[int, int]:
-        """Bytes of the log of each partition, of its largest replica; empty when a broker doesn't tell."""
+    def _read_log_sizes(self) -> dict[int, int]:
+        """Return the bytes of each partition's log, by its largest replica; empty when a broker doesn't report them."""
         from kafka.errors import KafkaError
 
-        found: dict[int, int] = {}
+        sizes: dict[int, int] = {}
         try:
             for broker in self._admin.describe_log_dirs([TOPIC]):
                 for folder in broker["log_dirs"]:
@@ -140,17 +143,17 @@ class BacklogGauge:
                             continue
                         for part in topic["partitions"]:
                             number = part["partition_index"]
-                            found[number] = max(found.get(number, 0), part["partition_size"])
+                            sizes[number] = max(sizes.get(number, 0), part["partition_size"])
         except KafkaError as error:
-            log.info("no sizes of logs: %r", error)
-        return found
+            log.info("Kafka doesn't report the sizes of its logs: %r", error)
+        return sizes
 
-    def _retention(self) -> int | None:
-        """The topic's ``retention.bytes``; None for no limit."""
+    def _read_retention(self) -> int | None:
+        """Return the topic's ``retention.bytes``; None for no limit."""
         from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType
 
-        found = self._admin.describe_configs(
+        configs = self._admin.describe_configs(
             [ConfigResource(ConfigResourceType.TOPIC, TOPIC)], config_filter=ConfigFilterType.ALL
         )
-        value = int(found["topic"][TOPIC]["retention.bytes"]["value"])
+        value = int(configs["topic"][TOPIC]["retention.bytes"]["value"])
         return None if value < 0 else value

@@ -1,4 +1,4 @@
-"""Where the bytes of a delivered file come from: an object in S3, or a file on this machine."""
+"""The sources of a delivered file's bytes: an object in S3, a file on this machine, or memory."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 CHUNK = 1 << 18
-# The largest single read: a zip archive's list of members. A larger one is a damaged or a hostile archive.
+# The largest single read: the directory of a zip archive. A larger directory means a damaged or malicious archive.
 MAX_READ = 32 << 20
 
 
 class ByteSource(Protocol):
-    """A file that can be read from its beginning, and at any place.
+    """A file that can be read from its beginning, and at any offset.
 
-    ``name``: for messages; its last part may say of which kind it is. ``size``: bytes.
+    ``name``: for messages; its last part may say which kind of file it is. ``size``: bytes.
     """
 
     name: str
     size: int
 
     def chunks(self) -> Generator[bytes, None, None]:
-        """Its bytes from the beginning, in pieces of up to CHUNK bytes."""
+        """Yield its bytes from the beginning, in pieces of up to CHUNK bytes."""
 
     def seekable(self) -> io.RawIOBase:
-        """A view for reading at any place."""
+        """Return a view that can be read at any offset."""
 
 
 class SourceError(Exception):
-    """The place where the bytes lie failed, not the file: carries the error through a library that hides others."""
+    """An error of the source, not of the file. It passes through a library that would hide the original error."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
@@ -44,14 +44,14 @@ class SourceError(Exception):
 
 
 class LocalSource:
-    """A regular file on this machine. Raises OSError where it can't be read, InputError where it is no file."""
+    """A regular file on this machine. Raises OSError if it can't be read, InputError if it isn't a regular file."""
 
     def __init__(self, path: Path) -> None:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            what = "a directory" if stat.S_ISDIR(found.st_mode) else "no regular file"
-            raise InputError(f"{path} is {what}; name a file")
-        self.path, self.name, self.size = path, str(path), found.st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise InputError(f"{path} is {kind}; name a file")
+        self.path, self.name, self.size = path, str(path), status.st_size
 
     def chunks(self) -> Generator[bytes, None, None]:
         with self.path.open("rb") as file:
@@ -77,9 +77,9 @@ class BytesSource:
 
 
 class S3Source:
-    """One content (``etag``) of an S3 object; ``size``: bytes, looked up when it isn't given.
+    """One content (``etag``) of an S3 object; ``size``: bytes, set by `chunks` if it isn't given.
 
-    Reading raises InputError once the object is gone or no longer has this content. Errors of S3 itself pass through.
+    Reading raises InputError when the object is gone or no longer has this content. Errors of S3 itself pass through.
     """
 
     def __init__(self, s3: S3Client, bucket: str, key: str, etag: str, size: int = -1) -> None:
@@ -88,7 +88,7 @@ class S3Source:
     def chunks(self) -> Generator[bytes, None, None]:
         response = self._get()
         self.size = response["ContentLength"]
-        yield from s3_reader.chunks(response["Body"], 0, self.size, self._range)
+        yield from s3_reader.read_chunks(response["Body"], 0, self.size, self._range)
 
     def seekable(self) -> io.RawIOBase:
         return _Ranges(self._range, self.size)
@@ -110,13 +110,13 @@ class S3Source:
         except ClientError as error:
             if error.response["Error"]["Code"] in ("PreconditionFailed", "412", "NoSuchKey", "404"):
                 raise InputError(
-                    f"{self.name} changed or vanished while it was being read; its new content is a new file"
+                    f"{self.name} was replaced or deleted while it was read; new content is ingested as a new file"
                 ) from error
             raise
 
 
 class _FileView(io.FileIO):
-    """A local file without reads of more than MAX_READ bytes."""
+    """A local file that refuses reads of more than MAX_READ bytes."""
 
     def readinto(self, buffer: Any, /) -> int:
         _check_size(len(buffer))
@@ -125,18 +125,18 @@ class _FileView(io.FileIO):
 
 def _check_size(size: int) -> None:
     if size > MAX_READ:
-        raise ValueError(f"a list of members of more than {MAX_READ} bytes")
+        raise ValueError(f"its directory has more than {MAX_READ} bytes")
 
 
 class _Ranges(io.RawIOBase):
     """A seekable view by ranged reads: a zip archive's directory is at its end.
 
-    Whatever the ranged read raises comes out as a SourceError.
+    Errors of the ranged reads are raised as SourceError.
     """
 
     def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
         super().__init__()
-        self._read, self._size, self._at = read, size, 0
+        self._read, self._size, self._offset = read, size, 0
 
     def readable(self) -> bool:
         return True
@@ -145,24 +145,24 @@ class _Ranges(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._at
+        return self._offset
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        if at < 0:
-            raise OSError("its list of files points outside of the file")  # zipfile expects this type
-        self._at = at
-        return at
+        target = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._offset, io.SEEK_END: self._size}[whence]
+        if target < 0:
+            raise OSError("its directory points outside of the file")  # zipfile expects this class
+        self._offset = target
+        return target
 
     def readinto(self, buffer: Any) -> int:
-        end = min(self._at + len(buffer), self._size)
-        if end <= self._at:
+        end = min(self._offset + len(buffer), self._size)
+        if end <= self._offset:
             return 0
-        _check_size(end - self._at)
+        _check_size(end - self._offset)
         try:
-            data = self._read(self._at, end)
+            data = self._read(self._offset, end)
         except Exception as error:
             raise SourceError(error) from error
         buffer[: len(data)] = data
-        self._at += len(data)
+        self._offset += len(data)
         return len(data)

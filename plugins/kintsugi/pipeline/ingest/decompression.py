@@ -1,7 +1,7 @@
-"""The content of a delivered file: plain, gzip or zip, told apart by its bytes → its members as pieces of bytes.
+"""Decompress a delivered file (plain, gzip or zip, by its first bytes) into members, each in pieces of bytes.
 
-In constant memory, however much the bytes expand to. Damage raises nothing: it is a Rejection in its place among the
-pieces, and what comes before it is good.
+Memory is constant, whatever size the bytes expand to. Damage raises nothing: a Rejection takes its place among the
+pieces, and all pieces before it are good.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from kintsugi.core.rejections import Reason, Rejection
 from kintsugi.pipeline.ingest.byte_sources import ByteSource, SourceError
 from kintsugi.pipeline.ingest.inflation import SLICE, Inflater, Method, member_bytes, method_of
 
-READ_AHEAD = 1 << 20  # bytes of a zip archive that one read fetches
+READ_AHEAD = 1 << 20  # bytes of a zip archive that one read request fetches
 MAX_MEMBERS = 1000
 MAX_DEPTH = 3  # of gzip within gzip within zip
-# Delivered files shrink five- to tenfold; an archive that grows beyond this is an attack or a mistake.
+# Delivered files are compressed to a fifth or a tenth. An archive that expands more than this is an attack or an error.
 MAX_EXPANSION = 300
 MAX_EXPANSION_FREE = 64 << 20
 NAMED = 10  # members that a note names
-SNIFFED = 512  # bytes of the beginning that tell the format
+START_BYTES = 512  # at the beginning; they identify the format
 
 GZIP = b"\x1f\x8b"
 PADDING = b"\0\r\n"
 ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
-# What begins with these bytes at this place can't be read here.
+# Formats that can't be read here: their bytes, the offset of these, and a name.
 FOREIGN = (
     (b"BZh", 0, "bzip2 data"), (b"\xfd7zXZ\0", 0, "xz data"), (b"\x28\xb5\x2f\xfd", 0, "zstd data"),
     (b"7z\xbc\xaf\x27\x1c", 0, "a 7z archive"), (b"Rar!", 0, "a RAR archive"), (b"ustar", 257, "a tar archive"),
@@ -48,7 +48,7 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class ArchiveMember:
-    """A file within a delivered file; one that is no archive is its own only member."""
+    """A file within a delivered file; a file that isn't an archive has one member."""
 
     name: str
     pieces: Pieces
@@ -56,13 +56,13 @@ class ArchiveMember:
 
 @dataclass(slots=True)
 class _Budget:
-    """Bytes that a file may still expand to."""
+    """The bytes that a file may still expand to; ``text``: the error when it expands to more."""
 
     left: int
     text: str
 
-    def bounded(self, pieces: Pieces) -> Pieces:
-        """The pieces, until they are absurdly many; a Rejection is the last one then."""
+    def limit(self, pieces: Pieces) -> Pieces:
+        """Yield the pieces until the budget is used up; then a Rejection is the last one."""
         for piece in pieces:
             self.left -= len(piece) if isinstance(piece, bytes) else 0
             if self.left < 0:
@@ -71,130 +71,131 @@ class _Budget:
             yield piece
 
 
-def members(source: ByteSource, product: str, note: Note) -> Iterator[ArchiveMember]:
-    """The members of ``source`` that hold data, in their order.
+def archive_members(source: ByteSource, product: str, note: Note) -> Iterator[ArchiveMember]:
+    """Yield the members of ``source`` that hold data, in their order.
 
-    ``product``: what the names of its files begin with; members that are named for another product are left out, as
-    are those that can't be data. ``note`` is told of them in a sentence. Raises InputError when the archive can't be
-    opened at all, and what the source raises.
+    ``product``: the beginning of its file names. Members that are named for another product, or can't be data, are
+    left out; ``note`` is called with a sentence about them. Raises InputError when the archive can't be opened at all,
+    and what the source raises.
     """
     with closing(source.chunks()) as chunks:
-        head, pieces = _peeked(chunks)
+        head, pieces = _peek_start(chunks)
         budget = _Budget(
             MAX_EXPANSION * source.size + MAX_EXPANSION_FREE,
-            f"{source.name} expands to more than {MAX_EXPANSION} times its size; the rest was not taken",
+            f"{source.name} expands to more than {MAX_EXPANSION} times its size; the rest was not read",
         )
         if not head.startswith(ZIP):
-            yield ArchiveMember(source.name, _unpacked(pieces, source.name, budget))
+            yield ArchiveMember(source.name, _unpack_pieces(pieces, source.name, budget))
             return
-    yield from _archived(source, product, note, budget)
+    yield from _zip_members(source, product, note, budget)
 
 
-def _peeked(pieces: Iterator[Piece]) -> tuple[bytes, Pieces]:
-    """The first SNIFFED bytes or more, if there are as many, and all the pieces."""
-    seen: list[Piece] = []
+def _peek_start(pieces: Iterator[Piece]) -> tuple[bytes, Pieces]:
+    """Return at least the first START_BYTES bytes, if there are as many, and all the pieces."""
+    first: list[Piece] = []
     head = b""
     for piece in pieces:
-        seen.append(piece)
+        first.append(piece)
         if isinstance(piece, Rejection):
             break
         head += piece
-        if len(head) >= SNIFFED:
+        if len(head) >= START_BYTES:
             break
-    return head, chain(seen, pieces)
+    return head, chain(first, pieces)
 
 
-def _unpacked(pieces: Pieces, name: str, budget: _Budget, depth: int = 0) -> Pieces:
-    """The pieces, decompressed if they are gzip data; a single Rejection where they are something else."""
-    head, pieces = _peeked(pieces)
+def _unpack_pieces(pieces: Pieces, name: str, budget: _Budget, depth: int = 0) -> Pieces:
+    """Yield the pieces, decompressed if they are gzip data; for a foreign format only a Rejection."""
+    head, pieces = _peek_start(pieces)
     if head.startswith(GZIP) and depth < MAX_DEPTH:
-        yield from _unpacked(budget.bounded(_gunzip(pieces, name)), name, budget, depth + 1)
+        yield from _unpack_pieces(budget.limit(_unpack_gzip(pieces, name)), name, budget, depth + 1)
         return
-    for magic, at, what in FOREIGN:
-        if head.startswith(magic, at):
-            text = f"{name} is {what}; deliver the CSV file in UTF-8, as it is or as .gz or .zip"
+    for magic, offset, kind in FOREIGN:
+        if head.startswith(magic, offset):
+            text = f"{name} is {kind}; deliver the CSV file in UTF-8, plain or as .gz or .zip"
             yield Rejection(Reason.UNSUPPORTED, text)
             return
     yield from pieces
 
 
-def _gunzip(pieces: Pieces, name: str) -> Pieces:
-    """Decompress gzip, also of several members, up to the very byte where it breaks."""
+def _unpack_gzip(pieces: Pieces, name: str) -> Pieces:
+    """Decompress gzip data of one or several members, up to the exact byte where it is corrupt."""
     stream = _GzipStream(name)
-    for piece in _slices(pieces):
+    for piece in _slice_pieces(pieces):
         if isinstance(piece, Rejection):
             yield piece
             return
-        yield from stream.fed(piece)
-        if stream.broken:
+        yield from stream.inflate(piece)
+        if stream.is_broken:
             return
-    yield from stream.end()
+    yield from stream.finish()
 
 
 class _GzipStream:
-    """Members of gzip one after another, which may be cut anywhere; after the last one there may be padding."""
+    """Consecutive gzip members, which arrive in arbitrary pieces; padding may follow the last one."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._data = b""
         self._inflater: Inflater | None = None
-        self._finished = False  # a member is complete
-        self._wrote = False  # the member at hand has given something
-        self.broken = False
+        self._has_finished_member = False
+        self._member_has_output = False
+        self.is_broken = False
 
-    def fed(self, piece: bytes) -> Pieces:
-        """What a piece adds."""
+    def inflate(self, piece: bytes) -> Pieces:
+        """Yield what the next piece of the data decompresses to."""
         self._data += piece
-        while self._data and not self.broken:
-            if self._inflater is None and not self._begins():
-                if len(self._data) >= len(GZIP):  # else the next piece tells
-                    yield from self._other_bytes()
+        while self._data and not self.is_broken:
+            if self._inflater is None and not self._begin_member():
+                if len(self._data) >= len(GZIP):  # else the next piece decides
+                    yield from self._report_other_bytes()
                 return
-            yield from self._inflated()
+            yield from self._inflate_member()
 
-    def end(self) -> Pieces:
-        """What the end of the data adds."""
+    def finish(self) -> Pieces:
+        """Yield what the end of the data adds: a Rejection if it comes too early."""
         if self._inflater is not None:
-            yield from self._damaged(Reason.TRUNCATED, f"the gzip data of {self._name} ends too early")
+            yield from self._report_damage(Reason.TRUNCATED, f"the gzip data of {self._name} ends too early")
         elif self._data:
-            yield from self._other_bytes()
+            yield from self._report_other_bytes()
 
-    def _begins(self) -> bool:
-        """Whether another member begins here."""
-        if self._finished:
+    def _begin_member(self) -> bool:
+        """Begin the next member; returns False if none begins here."""
+        if self._has_finished_member:
             self._data = self._data.lstrip(PADDING)
         if not self._data.startswith(GZIP):
             return False
         self._inflater = Inflater(zlib.MAX_WBITS | 16)
         return True
 
-    def _inflated(self) -> Pieces:
+    def _inflate_member(self) -> Pieces:
         assert self._inflater is not None
         try:
-            for out in self._inflater.fed(self._data):
-                self._wrote = self._wrote or bool(out)
+            for out in self._inflater.inflate(self._data):
+                self._member_has_output = self._member_has_output or bool(out)
                 yield out
         except zlib.error as error:
-            yield from self._damaged(Reason.CORRUPT, f"the gzip data of {self._name} is corrupt: {error}")
+            text = f"the gzip data of {self._name} is corrupt: {error}"
+            yield from self._report_damage(Reason.CORRUPT, text)
             return
         self._data = self._inflater.rest
         if self._inflater.finished:
-            self._inflater, self._finished, self._wrote = None, True, False
+            self._inflater, self._has_finished_member, self._member_has_output = None, True, False
 
-    def _damaged(self, reason: Reason, text: str) -> Pieces:
-        self.broken = True
-        if self._finished and not self._wrote:
-            yield b"\n"  # the last line came out whole
+    def _report_damage(self, reason: Reason, text: str) -> Pieces:
+        self.is_broken = True
+        if self._has_finished_member and not self._member_has_output:
+            yield b"\n"  # the last line is complete: a Rejection must not replace it
         yield Rejection(reason, text)
 
-    def _other_bytes(self) -> Pieces:
+    def _report_other_bytes(self) -> Pieces:
         first = self._data[:8].hex(" ")
-        text = f"after the gzip data of {self._name} come other bytes ({first} …), which were not taken"
-        yield from self._damaged(Reason.CORRUPT, text)
+        text = f"the gzip data of {self._name} is followed by other bytes ({first} …), which were not read"
+        yield from self._report_damage(Reason.CORRUPT, text)
 
 
-def _slices(pieces: Pieces) -> Pieces:
-    """Small, because a piece that turns out to be corrupt is decompressed again byte by byte."""
+def _slice_pieces(pieces: Pieces) -> Pieces:
+    """Yield small slices of the pieces, because a corrupt slice is decompressed again byte by byte."""
     for piece in pieces:
         if isinstance(piece, Rejection):
             yield piece
@@ -203,16 +204,16 @@ def _slices(pieces: Pieces) -> Pieces:
             yield piece[start : start + SLICE]
 
 
-def _archived(source: ByteSource, product: str, note: Note, budget: _Budget) -> Iterator[ArchiveMember]:
-    """The data members of a zip archive."""
+def _zip_members(source: ByteSource, product: str, note: Note, budget: _Budget) -> Iterator[ArchiveMember]:
+    """Yield the data members of a zip archive."""
     name = source.name
     try:
         archive = zipfile.ZipFile(io.BufferedReader(source.seekable(), READ_AHEAD))
         infos = [info for info in archive.infolist() if not info.is_dir()]
     except SourceError as error:
         raise error.error from error
-    except Exception as error:  # zipfile raises whatever the bytes of a broken archive lead to
-        raise InputError(f"{name} is a broken zip archive: {error}; deliver it again") from error
+    except Exception as error:  # zipfile raises errors of many classes for a corrupt archive
+        raise InputError(f"{name} is a corrupt zip archive: {error}; deliver it again") from error
     with archive:
         if len(infos) > MAX_MEMBERS:
             raise InputError(f"{name} holds {len(infos)} files; at most {MAX_MEMBERS} are read")
@@ -221,27 +222,27 @@ def _archived(source: ByteSource, product: str, note: Note, budget: _Budget) -> 
         data = _data_members(infos, product)
         others = [info.filename for info in infos if info not in data]
         if others:
-            named = ", ".join(repr(other[:60]) for other in others[:NAMED])
+            names = ", ".join(repr(other[:60]) for other in others[:NAMED])
             more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
-            note(f"other members were left out: {named}{more}")
+            note(f"other members were left out: {names}{more}")
         for info in data:
             label = f"{info.filename} in {name}"
-            pieces = budget.bounded(_member_pieces(archive, info, label))
-            yield ArchiveMember(label, _unpacked(pieces, label, budget))
+            pieces = budget.limit(_member_pieces(archive, info, label))
+            yield ArchiveMember(label, _unpack_pieces(pieces, label, budget))
             if budget.left < 0:
                 return
 
 
 def _data_members(infos: list[zipfile.ZipInfo], product: str) -> list[zipfile.ZipInfo]:
-    """The members to read: the CSV files, or everything where none is called one.
+    """Return the members to read: the CSV files, or all files if none has the name of one.
 
-    Left out are what operating systems add (``__MACOSX/``, names that begin with a dot) and files that are named for
-    another product of the vendor.
+    Files that operating systems add (``__MACOSX/``, names that begin with a dot) are left out, and files that are named
+    for another product of the vendor.
     """
     visible = [info for info in infos if not _is_hidden(info.filename)]
     tables = [info for info in visible if re.search(r"\.(csv|txt)(\.gz)?$", info.filename, re.IGNORECASE)]
-    mine = [info for info in tables or visible if not _is_of_another(info.filename, product)]
-    return mine or tables or visible
+    own = [info for info in tables or visible if not _is_other_product(info.filename, product)]
+    return own or tables or visible
 
 
 def _is_hidden(name: str) -> bool:
@@ -249,13 +250,13 @@ def _is_hidden(name: str) -> bool:
     return "__MACOSX" in parts or parts[-1].startswith(".")
 
 
-def _is_of_another(name: str, product: str) -> bool:
+def _is_other_product(name: str, product: str) -> bool:
     base = re.split(r"[/\\]", name)[-1]
     return base.startswith("UnderlyingOptions") and not base.startswith(product)
 
 
 def _member_pieces(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Pieces:
-    """One member's bytes, checked against the archive's list."""
+    """Yield one member's bytes, and check their number and checksum by the archive's directory."""
     method = method_of(info)
     if not isinstance(method, Method):
         yield Rejection(
@@ -273,7 +274,7 @@ def _member_pieces(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -
                 break
     except SourceError as error:
         raise error.error from error
-    except Exception as error:  # noqa: BLE001 - zipfile, lzma and bz2 raise whatever broken bytes lead to
+    except Exception as error:  # noqa: BLE001 - zipfile, lzma and bz2 raise errors of many classes for corrupt bytes
         yield Rejection(Reason.CORRUPT, f"{name} is corrupt: {error}")
         return
     if left:

@@ -1,7 +1,7 @@
-"""One line of an end-of-day file (`UnderlyingOptionsEODCalcs`) → a contract's day, or the reason why it is none.
+"""Parse one line of an end-of-day file (`UnderlyingOptionsEODCalcs`): a contract's day, or why the line isn't one.
 
-The header names the columns; seven of its 34 are used. The others reject no row, but a row must have as many cells as
-the header: one cell too many or too few would shift numbers into wrong columns.
+The header names the columns; seven of its 34 are used. The content of the others rejects no row. But a row must have as
+many cells as the header: a missing or additional cell would shift numbers into wrong columns.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from kintsugi.core.rejections import Reason, Rejection
 from kintsugi.pipeline.csv_fields import (
     InvalidRow,
     check_expiration,
-    integer,
-    kind_of_option,
-    listed_day,
-    number,
-    symbol_of,
+    parse_integer,
+    parse_listed_day,
+    parse_number,
+    parse_option_type,
+    parse_symbol,
 )
 from kintsugi.pipeline.ingest.trade_header import header_names
 
-EOD_NAME = "UnderlyingOptionsEODCalcs_"
-USED = (
+USED_COLUMNS = (
     "underlying_symbol", "quote_date", "expiration", "option_type", "trade_volume", "implied_volatility_1545",
     "delta_1545",
 )  # fmt: skip
@@ -33,7 +32,7 @@ MAX_IV = 1e6
 
 
 class EodRow(NamedTuple):
-    """A contract's day: the columns of the file that are used, in `USED`'s order.
+    """A contract's day: the columns of the file that are used, in `USED_COLUMNS`'s order.
 
     ``trade_volume``: contracts. ``implied_volatility_1545``: a fraction a year, 0 where unknown. ``delta_1545``:
     negative for puts.
@@ -50,44 +49,47 @@ class EodRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EodHeader:
-    """Where the used columns stand, in `USED`'s order, and how many columns there are."""
+    """The positions of the used columns, in the order of `USED_COLUMNS`, and the number of all columns."""
 
-    places: tuple[int, ...]
+    positions: tuple[int, ...]
     width: int
 
 
 def is_header(line: str) -> bool:
     """Whether this line names columns instead of holding a contract."""
     names = line.lower().replace(" ", "_")
-    return sum(name in names for name in USED) > 2
+    return sum(name in names for name in USED_COLUMNS) > 2
 
 
 def header_fault(line: str) -> str | None:
-    """What is wrong with this header, as a sentence; None if every used column is there once."""
+    """Say what is wrong with this header; None if it has every used column once."""
     names = header_names(line)
-    for name in USED:
+    for name in USED_COLUMNS:
         if names.count(name) != 1:
-            return f"the header names column {name} {names.count(name)} times; it must be there once"
+            return f"the header has the column {name} {names.count(name)} times; it must have it once"
     return None
 
 
-def header_of(line: str) -> EodHeader:
-    """The header in a faultless line."""
+def parse_header(line: str) -> EodHeader:
+    """Return the header in a faultless line."""
     names = header_names(line)
-    return EodHeader(tuple(names.index(name) for name in USED), len(names))
+    return EodHeader(tuple(names.index(name) for name in USED_COLUMNS), len(names))
 
 
-def parse(line: str, header: EodHeader) -> EodRow | Rejection:
-    """The row on this line (without its line end), or why it is none. Raises nothing."""
+def parse_eod_row(line: str, header: EodHeader) -> EodRow | Rejection:
+    """Parse the row on this line (without its line end); return a Rejection if it isn't valid. Raises nothing."""
     try:
-        cells = _cells(line)
+        cells = _split_cells(line)
         if len(cells) != header.width:
             raise InvalidRow(Reason.COLUMNS, f"{len(cells)} columns, but the header has {header.width}")
-        symbol, day, expiration, kind, volume, iv, delta = (cells[place].strip() for place in header.places)
+        symbol, day, expiration, kind, volume, iv, delta = (
+            cells[position].strip() for position in header.positions
+        )
         _check_days(day, expiration)
         row = EodRow(
-            _symbol(symbol), day, expiration, kind_of_option(kind), integer(volume, USED[4]),
-            number(iv, USED[5]), number(delta, USED[6]),
+            _parse_symbol_cached(symbol), day, expiration, parse_option_type(kind),
+            parse_integer(volume, USED_COLUMNS[4]), parse_number(iv, USED_COLUMNS[5]),
+            parse_number(delta, USED_COLUMNS[6]),
         )  # fmt: skip
     except InvalidRow as invalid:
         return invalid.rejection
@@ -98,7 +100,7 @@ def parse(line: str, header: EodHeader) -> EodRow | Rejection:
     return row
 
 
-def _cells(line: str) -> list[str]:
+def _split_cells(line: str) -> list[str]:
     if '"' not in line:
         return line.split(",")
     try:
@@ -108,13 +110,13 @@ def _cells(line: str) -> list[str]:
 
 
 @lru_cache(maxsize=4096)
-def _symbol(text: str) -> str:
-    return symbol_of(text, USED[0])
+def _parse_symbol_cached(text: str) -> str:
+    return parse_symbol(text, USED_COLUMNS[0])
 
 
 @lru_cache(maxsize=65536)
 def _check_days(day: str, expiration: str) -> None:
-    """Raise InvalidRow unless both are days, and the option lives on ``day``."""
-    quoted = listed_day(day, USED[1])
-    listed_day(expiration, USED[2])
-    check_expiration(expiration, quoted)
+    """Raise InvalidRow unless both are days and the option hasn't expired on ``day``."""
+    quote_day = parse_listed_day(day, USED_COLUMNS[1])
+    parse_listed_day(expiration, USED_COLUMNS[2])
+    check_expiration(expiration, quote_day)

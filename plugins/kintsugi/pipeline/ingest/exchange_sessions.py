@@ -1,7 +1,7 @@
-"""The sessions of the exchange around today: when a file is to be expected.
+"""The sessions of the exchange around today: the days for which files are expected.
 
 US options trade on the sessions of the New York Stock Exchange. Its calendar comes from ``exchange_calendars``, whose
-import takes seconds and a hundred megabytes; so it runs in a process of its own, once a day at most::
+import takes seconds and a hundred megabytes. So it runs in a process of its own, at most once a day::
 
     python -m kintsugi.pipeline.ingest.exchange_sessions 2026-11-28
 """
@@ -22,24 +22,24 @@ TIMEOUT_S = 240.0
 
 
 def sessions_around(day: date) -> dict[date, datetime]:
-    """The sessions from 45 days before ``day`` to 14 after it, with their close (UTC), by day.
+    """Return the sessions from 45 days before ``day`` to 14 after it: by day, the time of their close (UTC).
 
     Raises KintsugiError when the calendar can't be read.
     """
     command = [sys.executable, "-m", "kintsugi.pipeline.ingest.exchange_sessions", day.isoformat()]
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True, stdin=subprocess.DEVNULL
         )
         return {
             date.fromisoformat(day): datetime.fromisoformat(close)
-            for day, close in json.loads(done.stdout).items()
+            for day, close in json.loads(process.stdout).items()
         }
     except (subprocess.SubprocessError, OSError, ValueError) as error:
-        said = str(getattr(error, "stderr", "") or error).strip().splitlines()
+        lines = str(getattr(error, "stderr", "") or error).strip().splitlines()
         raise KintsugiError(
-            f"the calendar {CALENDAR} can't be read: {said[-1] if said else error}; "
-            "is exchange_calendars installed? Missing files are not looked for until then"
+            f"the calendar {CALENDAR} can't be read: {lines[-1] if lines else error}; "
+            "check that exchange_calendars is installed. Until then missing files are not reported"
         ) from error
 
 

@@ -1,6 +1,6 @@
-"""Decompression in bounded pieces: Deflate up to the very byte where it breaks, and the methods of zip archives.
+"""Decompression in bounded pieces: Deflate up to the exact byte where it is corrupt, and the methods of zip archives.
 
-`zipfile` itself gives bzip2 and LZMA no limit: 4 KiB of bzip2 can become gigabytes in a single read.
+`zipfile` doesn't limit bzip2 and LZMA: 4 KiB of bzip2 can become gigabytes in a single read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OTHER_METHODS = {9: "Deflate64", 93: "zstd", 95: "xz", 98: "PPMd", 99: "AES"}
 
 
 class Method(IntEnum):
-    """How a member of a zip archive may be compressed to be read."""
+    """The compression methods of zip archives that can be read."""
 
     STORED = zipfile.ZIP_STORED
     DEFLATE = zipfile.ZIP_DEFLATED
@@ -33,9 +33,9 @@ class Method(IntEnum):
 
 
 class Inflater:
-    """zlib's decompression of one stream; ``window``: as zlib's ``wbits``, which also says what is around it.
+    """Decompresses one zlib stream; ``window``: zlib's ``wbits``, which also selects the container format.
 
-    ``finished``: the stream has ended, and ``rest`` is what came after it.
+    ``finished``: the stream has ended; ``rest``: the bytes after it.
     """
 
     def __init__(self, window: int) -> None:
@@ -46,23 +46,23 @@ class Inflater:
     def finished(self) -> bool:
         return self._engine.eof
 
-    def fed(self, data: bytes) -> Iterator[bytes]:
-        """What ``data`` adds, in pieces of at most CHUNK bytes; raises zlib.error behind the last good byte."""
-        full = False
-        while (data or full) and not self._engine.eof:
+    def inflate(self, data: bytes) -> Iterator[bytes]:
+        """Decompress ``data`` in pieces of at most CHUNK bytes; raises zlib.error after the last good byte."""
+        is_full = False
+        while (data or is_full) and not self._engine.eof:
             before = self._engine.copy()
             try:
                 out = self._engine.decompress(data, CHUNK)
             except zlib.error:
-                # zlib throws away what it had decompressed of this piece: go there again, byte by byte.
-                yield from _until_error(before, data)
+                # zlib drops what it decompressed of this piece, so it is decompressed again, byte by byte.
+                yield from _inflate_until_error(before, data)
                 raise
             yield out
-            data, full = self._engine.unconsumed_tail, len(out) == CHUNK
+            data, is_full = self._engine.unconsumed_tail, len(out) == CHUNK
         self.rest = self._engine.unused_data
 
 
-def _until_error(engine: zlib._Decompress, data: bytes) -> Iterator[bytes]:
+def _inflate_until_error(engine: zlib._Decompress, data: bytes) -> Iterator[bytes]:
     for index in range(len(data)):
         try:
             yield engine.decompress(data[index : index + 1])
@@ -71,7 +71,7 @@ def _until_error(engine: zlib._Decompress, data: bytes) -> Iterator[bytes]:
 
 
 def method_of(info: zipfile.ZipInfo) -> Method | str:
-    """How the member is compressed, or in words why it can't be read."""
+    """Return how the member is compressed, or a text that says why it can't be read."""
     if info.flag_bits & ENCRYPTED:
         return "encrypted"
     try:
@@ -82,22 +82,22 @@ def method_of(info: zipfile.ZipInfo) -> Method | str:
 
 
 def member_bytes(archive: zipfile.ZipFile, info: zipfile.ZipInfo, method: Method) -> Iterator[bytes]:
-    """The decompressed bytes of a member in pieces of at most CHUNK bytes; they may go on behind its end.
+    """Yield the decompressed bytes of a member in pieces of at most CHUNK bytes; there may be more than its size.
 
-    Raises whatever broken bytes lead to.
+    Raises the errors of zlib, bz2, lzma and zipfile for corrupt bytes.
     """
     raw = _raw_bytes(archive, info)
     if method is Method.STORED:
         return raw
     if method is Method.DEFLATE:
-        return _inflated(raw)
+        return _inflate_raw(raw)
     if method is Method.BZIP2:
-        return _decompressed(bz2.BZ2Decompressor(), raw)
-    return _lzma(raw)
+        return _decompress_raw(bz2.BZ2Decompressor(), raw)
+    return _decompress_lzma(raw)
 
 
 def _raw_bytes(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
-    """The member as it lies in the archive: opened as one that is stored, and whose checksum isn't known."""
+    """Yield the compressed bytes of a member: it is opened as a stored member without a checksum."""
     stored = copy.copy(info)
     stored.compress_type, stored.file_size = zipfile.ZIP_STORED, info.compress_size
     del stored.CRC
@@ -106,15 +106,15 @@ def _raw_bytes(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[byte
             yield data
 
 
-def _inflated(raw: Iterator[bytes]) -> Iterator[bytes]:
+def _inflate_raw(raw: Iterator[bytes]) -> Iterator[bytes]:
     inflater = Inflater(-zlib.MAX_WBITS)
     for data in raw:
-        yield from inflater.fed(data)
+        yield from inflater.inflate(data)
         if inflater.finished:
             return
 
 
-def _decompressed(
+def _decompress_raw(
     engine: bz2.BZ2Decompressor | lzma.LZMADecompressor, raw: Iterator[bytes]
 ) -> Iterator[bytes]:
     for piece in raw:
@@ -126,12 +126,12 @@ def _decompressed(
                 break
 
 
-def _lzma(raw: Iterator[bytes]) -> Iterator[bytes]:
-    """LZMA in a zip archive: version, length of the properties, properties, data (APPNOTE.TXT, 5.8.8)."""
+def _decompress_lzma(raw: Iterator[bytes]) -> Iterator[bytes]:
+    """Decompress LZMA of a zip archive: version, length of the properties, properties, data (APPNOTE.TXT, 5.8.8)."""
     head = next(raw, b"")
     packed, dictionary = head[4:5], int.from_bytes(head[5:9], "little")
     if head[2:4] != b"\x05\x00" or len(head) < 9:
-        raise lzma.LZMAError("its LZMA properties are broken")
+        raise lzma.LZMAError("its LZMA properties are corrupt")
     if dictionary > MAX_LZMA_DICTIONARY:
         raise lzma.LZMAError(f"its LZMA dictionary is larger than {MAX_LZMA_DICTIONARY} bytes")
     settings = {
@@ -139,4 +139,4 @@ def _lzma(raw: Iterator[bytes]) -> Iterator[bytes]:
         "lc": packed[0] % 9, "lp": packed[0] // 9 % 5, "pb": packed[0] // 45,
     }  # fmt: skip
     engine = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[settings])
-    return _decompressed(engine, chain([head[9:]], raw))
+    return _decompress_raw(engine, chain([head[9:]], raw))

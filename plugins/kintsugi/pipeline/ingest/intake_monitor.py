@@ -1,6 +1,6 @@
-"""Looking at the step before Kafka: buckets, manifests and ledger into one report, which is kept in Postgres.
+"""Monitor the intake, the step before Kafka: one report on buckets, manifests and ledger, which is kept in Postgres.
 
-The watchdog looks; Pipeline Health, ``kintsugi status`` and the metrics read the report.
+The watchdog makes the report. Pipeline Health, ``kintsugi status`` and the metrics read it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from kintsugi.pipeline.ingest.intake_report import (
     FileNote,
     IntakeReport,
     IntakeRules,
-    Survey,
-    assess,
+    IntakeSurvey,
+    assess_intake,
     needs_calendar,
-    without_name,
+    remove_key,
 )
-from kintsugi.pipeline.object_listing import objects
+from kintsugi.pipeline.object_listing import list_objects
 from kintsugi.pipeline.stream.baselines import EOD_MANIFESTS, NEVER, manifest_key
 
 if TYPE_CHECKING:
@@ -40,16 +40,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-REST = 50  # a look takes a fiftieth of the time at most
-REST_AT_LEAST_S = 14.0
+PAUSE_FACTOR = 50  # reports take at most a fiftieth of the time
+MIN_PAUSE_S = 14.0
 CALENDAR_EVERY = timedelta(days=1)
 
 
-def rules_from(environment: Mapping[str, str] = os.environ) -> IntakeRules:
-    """The rules from ``KINTSUGI_INTAKE_*``; raises KintsugiError that names a value which can't be used."""
-    usual = IntakeRules()
+def read_rules(environment: Mapping[str, str] = os.environ) -> IntakeRules:
+    """Read the rules from ``KINTSUGI_INTAKE_*``; raises KintsugiError, which names the invalid value."""
+    defaults = IntakeRules()
 
-    def number(name: str, default: float, at_most: float) -> float:
+    def read_number(name: str, default: float, at_most: float) -> float:
         text = environment.get(f"KINTSUGI_INTAKE_{name}") or str(default)
         try:
             value = float(text)
@@ -59,43 +59,43 @@ def rules_from(environment: Mapping[str, str] = os.environ) -> IntakeRules:
             raise KintsugiError(f"KINTSUGI_INTAKE_{name}={text}: give a number from 0 to {at_most:g}")
         return value
 
-    delivery = environment.get("KINTSUGI_INTAKE_DELIVERY") or usual.delivery
+    delivery = environment.get("KINTSUGI_INTAKE_DELIVERY") or defaults.delivery
     if delivery not in ("auto", "daily", "none"):
-        raise KintsugiError(f"KINTSUGI_INTAKE_DELIVERY={delivery}: it can be auto, daily or none")
+        raise KintsugiError(f"KINTSUGI_INTAKE_DELIVERY={delivery}: give auto, daily or none")
     return IntakeRules(
-        waiting=timedelta(minutes=number("WAITING_MINUTES", usual.waiting.total_seconds() / 60, 1e6)),
-        rejected_share=number("REJECTED_SHARE", usual.rejected_share, 1),
-        due=timedelta(hours=number("DUE_HOURS", usual.due.total_seconds() / 3600, 1e4)),
+        waiting=timedelta(minutes=read_number("WAITING_MINUTES", defaults.waiting.total_seconds() / 60, 1e6)),
+        rejected_share=read_number("REJECTED_SHARE", defaults.rejected_share, 1),
+        due=timedelta(hours=read_number("DUE_HOURS", defaults.due.total_seconds() / 3600, 1e4)),
         delivery=delivery,
     )
 
 
 @dataclass(slots=True)
-class IntakeWatch:
-    """The looks of one process. ``s3``: the installation's own bucket, with the manifests."""
+class IntakeMonitor:
+    """Makes the intake reports of one process. ``s3``: the installation's own bucket, with the manifests."""
 
     s3: S3Client
     sources: Sequence[DataSource]
     store: IntakeStore
-    rules: IntakeRules = field(default_factory=rules_from)
+    rules: IntakeRules = field(default_factory=read_rules)
     clock: Callable[[], float] = time.monotonic
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
     _due: float = 0.0
     _manifests: dict[str, tuple[datetime, FileNote | None]] = field(default_factory=dict)
     _calendar_at: datetime | None = None
 
-    def look(self, *, paused: bool = False) -> tuple[IntakeReport, list[LedgerEntry]] | None:
-        """The report, which is also kept, and the files that no page was written about; None while it rests.
+    def make_report(self, *, paused: bool = False) -> tuple[IntakeReport, list[LedgerEntry]] | None:
+        """Make and store a report; returns it with the files that nobody was paged about. None if none is due yet.
 
         ``paused``: the ingest is paused. Raises what S3 and Postgres raise.
         """
-        began = self.clock()
-        if began < self._due:
+        started = self.clock()
+        if started < self._due:
             return None
         now = datetime.now(UTC)
         survey = self.survey()
         rows = self.store.by_key()
-        report = assess(
+        report = assess_intake(
             survey,
             rows,
             self._sessions(survey, now),
@@ -105,62 +105,66 @@ class IntakeWatch:
             watched_since=self.since,
         )
         self.store.write_report(now, report.to_json())
-        self._due = self.clock() + max(REST_AT_LEAST_S, REST * (self.clock() - began))
-        named = {(note.bucket, note.key) for note in (*report.failed, *report.rejected, *report.empty)}
-        newest = (of_key for where, of_key in rows.items() if where in named)
-        return report, [entry for of_key in newest for entry in of_key[-1:] if entry.paged_at is None]
+        self._due = self.clock() + max(MIN_PAUSE_S, PAUSE_FACTOR * (self.clock() - started))
+        noted = {(note.bucket, note.key) for note in (*report.failed, *report.rejected, *report.empty)}
+        newest = (of_key[-1] for file, of_key in rows.items() if of_key and file in noted)
+        return report, [entry for entry in newest if entry.paged_at is None]
 
-    def survey(self) -> Survey:
-        """One listing of each prefix of each source."""
+    def survey(self) -> IntakeSurvey:
+        """List each prefix of each source once."""
         files: dict[ObjectKind, list[S3Object]] = {kind: [] for kind in ObjectKind}
         for source in self.sources:
             for prefix in sorted(set(source.prefixes.values())):
-                for item in objects(source.client, source.bucket, prefix):
-                    found = S3Object(item["Key"], item["ETag"], item["Size"], item["LastModified"], source)
-                    files[kind_of(found.key)].append(found)
-        waiting, failed = self._judge_eod(files[ObjectKind.EOD])
+                for item in list_objects(source.client, source.bucket, prefix):
+                    file = S3Object(item["Key"], item["ETag"], item["Size"], item["LastModified"], source)
+                    files[kind_of(file.key)].append(file)
+        waiting, failed = self._check_manifests(files[ObjectKind.EOD])
         not_taken = (*files[ObjectKind.COMPANION], *files[ObjectKind.OTHER_PRODUCT])
-        return Survey(
+        return IntakeSurvey(
             files[ObjectKind.TRADES],
             files[ObjectKind.EOD],
             waiting,
             failed,
-            sorted(item.key for item in not_taken),
+            sorted(file.key for file in not_taken),
         )
 
-    def _judge_eod(self, files: Iterable[S3Object]) -> tuple[int, list[FileNote]]:
-        """How many end-of-day files have no manifest yet, and those whose manifest says that they failed."""
-        written = {item["Key"]: item["LastModified"] for item in objects(self.s3, BUCKET, EOD_MANIFESTS)}
+    def _check_manifests(self, files: Iterable[S3Object]) -> tuple[int, list[FileNote]]:
+        """Return how many end-of-day files have no manifest yet, and a note on each whose manifest says it failed."""
+        modified = {
+            item["Key"]: item["LastModified"] for item in list_objects(self.s3, BUCKET, EOD_MANIFESTS)
+        }
         waiting, failed = 0, []
-        for item in files:
-            name = manifest_key(item.key, item.etag)
-            if written.get(name, NEVER) < item.modified:
+        for file in files:
+            name = manifest_key(file.key, file.etag)
+            if modified.get(name, NEVER) < file.modified:
                 waiting += 1
-            elif (note := self._failure(name, written[name], item)) is not None:
+            elif (note := self._failure_note(name, modified[name], file)) is not None:
                 failed.append(note)
-        self._manifests = {name: known for name, known in self._manifests.items() if name in written}
+        self._manifests = {name: value for name, value in self._manifests.items() if name in modified}
         return waiting, failed
 
-    def _failure(self, name: str, at: datetime, item: S3Object) -> FileNote | None:
-        """What the manifest of an end-of-day file says of its failure; each manifest is read once."""
-        known = self._manifests.get(name)
-        if known is None or known[0] != at:
-            manifest: dict[str, Any] = json.loads(self.s3.get_object(Bucket=BUCKET, Key=name)["Body"].read())
-            damage = damage_in(manifest.get("rejected", {}))
-            failed = manifest.get("state") == "failed" or damage
-            said = without_name(str(manifest.get("reason") or "no reason was recorded"), item.key)
-            if damage:
-                said = f"the file is damaged ({', '.join(damage)}): {said}"
-            note = FileNote(item.key, said, at, ObjectKind.EOD.value, item.bucket) if failed else None
-            self._manifests[name] = known = (at, note)
-        return known[1]
+    def _failure_note(self, name: str, modified: datetime, file: S3Object) -> FileNote | None:
+        """Return what the manifest of an end-of-day file says of its failure; each manifest is read once."""
+        cached = self._manifests.get(name)
+        if cached is not None and cached[0] == modified:
+            return cached[1]
+        manifest: dict[str, Any] = json.loads(self.s3.get_object(Bucket=BUCKET, Key=name)["Body"].read())
+        damage = damage_in(manifest.get("rejected", {}))
+        text = remove_key(str(manifest.get("reason") or "no reason was recorded"), file.key)
+        if damage:
+            text = f"the file is damaged ({', '.join(damage)}): {text}"
+        note = None
+        if manifest.get("state") == "failed" or damage:
+            note = FileNote(file.key, text, modified, ObjectKind.EOD.value, file.bucket)
+        self._manifests[name] = (modified, note)
+        return note
 
-    def _sessions(self, survey: Survey, now: datetime) -> dict[date, datetime]:
-        """The sessions of the exchange, where any file could be missing; fetched once a day."""
+    def _sessions(self, survey: IntakeSurvey, now: datetime) -> dict[date, datetime]:
+        """Return the sessions of the exchange if any file may be missing; they are fetched once a day."""
         if not needs_calendar([*survey.trades, *survey.eod], self.rules, now):
             return {}
         if self._calendar_at is None or now - self._calendar_at >= CALENDAR_EVERY:
-            self._calendar_at = now  # also after a failure: the calendar costs seconds of a processor
+            self._calendar_at = now  # also after a failure: the calendar costs seconds of processor time
             try:
                 self.store.write_sessions(sessions_around(now.date()))
             except KintsugiError as error:
@@ -168,6 +172,6 @@ class IntakeWatch:
         return self.store.sessions()
 
 
-def intake_watch(settings: Any) -> IntakeWatch:
-    """The watch of an installation; raises KintsugiError when the user's bucket can't be used."""
-    return IntakeWatch(s3_client(settings), data_sources(settings), IntakeStore(store_dsn(settings)))
+def intake_monitor(settings: Any) -> IntakeMonitor:
+    """Return the monitor of an installation; raises KintsugiError when the user's bucket can't be used."""
+    return IntakeMonitor(s3_client(settings), data_sources(settings), IntakeStore(store_dsn(settings)))

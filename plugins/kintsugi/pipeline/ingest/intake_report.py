@@ -1,16 +1,17 @@
-"""The step before Kafka: what waits, failed, was rejected or is missing. Pure.
+"""The report on the intake, the step before Kafka: what waits, failed, was rejected or is missing. Pure.
 
-`assess` makes a report of one look at the buckets and the ledger:
+`assess_intake` makes the report from one survey of the buckets and the ledger:
 
-1. **Waiting**: files that the ingest has to take (`is_waiting`, its pause aside), and since when nothing came in.
-2. **Retried**: files for which S3 failed, again and again.
-3. **Failed**: files whose newest content can't be used, or breaks off (`LedgerEntry.damage`), until it is delivered
-   again, re-driven or removed.
-4. **Rejected** and **empty**: files of the last week of which many rows, or all, are missing.
-5. **Missing**: sessions of the exchange without a file, where one is expected (`missing_periods`).
+1. **Waiting**: files that the ingest has to take (`is_waiting`, but pauses don't count), and since when no file was
+   ingested.
+2. **Retried**: files for which S3 failed repeatedly.
+3. **Failed**: files whose newest content can't be used or is damaged (`LedgerEntry.damage`), until it is delivered
+   again, redriven or removed.
+4. **Rejected** and **empty**: files of the last week with many rejected rows, or without a row.
+5. **Missing**: sessions of the exchange for which a file is expected, but isn't there (`missing_periods`).
 6. **Not taken**: companions of files and other products of the vendor, by name.
 
-Synthetic trades are left out: who sends one waits for it.
+Synthetic trades are left out: whoever sends one waits for it.
 """
 
 from __future__ import annotations
@@ -26,22 +27,22 @@ from kintsugi.db.ledger_entry import FileState, LedgerEntry, is_waiting
 from kintsugi.pipeline.synthetic_trade import PREFIX as SYNTHETIC_PREFIX
 
 SHOWN_FOR = timedelta(days=7)
-SHARE_OF = timedelta(days=1)
+SHARE_PERIOD = timedelta(days=1)
 NAMED = 20
-# A file that comes within this time after its session is one of a running delivery, not of a history.
+# A file that arrives within this time after its session belongs to a daily delivery, not to historical data.
 TIMELY = timedelta(days=4)
-LOOKED_AT = 10
-ESTABLISHED = 5
+MAX_SESSIONS = 10
+MIN_TIMELY = 5
 MARGIN = timedelta(hours=6)
 
 
 @dataclass(frozen=True, slots=True)
 class IntakeRules:
-    """When something of the intake needs a person; docs/your-bucket.md has the settings.
+    """The limits above which the intake needs a person; docs/your-bucket.md explains the settings.
 
-    ``waiting``: so long may nothing come in while a file waits; ``waiting_paused``: the same while the ingest is
-    paused. ``rejected_share``: of a file's rows. ``due``: so long after the close of its session a file is missing.
-    ``delivery``: ``auto``, ``daily`` or ``none``.
+    ``waiting``: how long no file may be ingested while one waits; ``waiting_paused``: the same while the ingest is
+    paused. ``rejected_share``: share of a file's rows. ``due``: time after the close of a session at which its file is
+    missing. ``delivery``: ``auto``, ``daily`` or ``none``.
     """
 
     waiting: timedelta = timedelta(minutes=15)
@@ -53,9 +54,10 @@ class IntakeRules:
 
 @dataclass(frozen=True, slots=True)
 class FileNote:
-    """One file and what is to be said of it.
+    """One file, and a sentence (``said``) about it.
 
-    ``bucket``: empty for the installation's own. ``since`` in UTC. ``share``: rejected rows of all rows, 0 to 1.
+    ``bucket``: empty for the installation's own. ``since`` in UTC. ``share``: rejected rows of all rows, 0 to 1. The
+    fields are stored: a report is kept as JSON.
     """
 
     key: str
@@ -67,8 +69,8 @@ class FileNote:
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
-    """What one look at all buckets found. ``eod_failed``: end-of-day files whose newest manifest says *failed*."""
+class IntakeSurvey:
+    """The files in all buckets at one moment. ``eod_failed``: end-of-day files whose newest manifest says *failed*."""
 
     trades: Sequence[S3Object] = ()
     eod: Sequence[S3Object] = ()
@@ -79,11 +81,11 @@ class Survey:
 
 @dataclass(frozen=True, slots=True)
 class IntakeReport:
-    """What `assess` found at ``at`` (UTC). Counts are exact; of notes and names up to NAMED are kept.
+    """The result of `assess_intake` at ``at`` (UTC). Counts are exact; up to NAMED notes and names are kept.
 
-    ``oldest``: the waiting file that was put into its bucket first, at ``oldest_at``; ``waits_since``: since when it
-    waits and nothing came in. ``rejected_share``: of the rows that were read in the last day, None without any.
-    ``missing``: a kind and a day each. ``paused``: the ingest is paused.
+    ``oldest``: the waiting file that was put into its bucket first, at ``oldest_at``. ``waits_since``: since when it
+    waits and no other file is ingested. ``rejected_share``: of the rows that were read in the last day, None without
+    any. ``missing``: kind and day. ``paused``: the ingest is paused.
     """
 
     at: datetime
@@ -109,14 +111,14 @@ class IntakeReport:
         return (self.at - self.oldest_at).total_seconds() if self.oldest_at else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; times in ISO 8601."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
+        """Return plain values, with times in ISO 8601."""
+        return {name: _plain_value(value) for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> IntakeReport:
-        """The report that `to_json` made; what a later release added is left out."""
-        known = {entry.name for entry in fields(cls)}
-        values = {name: value for name, value in document.items() if name in known}
+        """Return the report that `to_json` wrote; fields that a later release added are ignored."""
+        names = {entry.name for entry in fields(cls)}
+        values = {name: value for name, value in document.items() if name in names}
         for name in ("at", "oldest_at", "waits_since"):
             values[name] = datetime.fromisoformat(values[name]) if values.get(name) else None
         for name in ("retried", "failed", "rejected", "empty"):
@@ -129,19 +131,19 @@ class IntakeReport:
         return cls(**values)
 
 
-def _plain(value: Any) -> Any:
+def _plain_value(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, (tuple, list)):
-        return [_plain(entry) for entry in value]
+        return [_plain_value(entry) for entry in value]
     if isinstance(value, dict):
-        return {name: _plain(entry) for name, entry in value.items()}
+        return {name: _plain_value(entry) for name, entry in value.items()}
     return value
 
 
 @dataclass(slots=True)
-class _Sorted:
-    """The listed trade files by what the ledger says of them."""
+class _SortedFiles:
+    """The listed trade files, by what the ledger says of them."""
 
     waiting: list[S3Object] = field(default_factory=list)
     retried: list[LedgerEntry] = field(default_factory=list)
@@ -150,35 +152,35 @@ class _Sorted:
     empty: list[LedgerEntry] = field(default_factory=list)
 
 
-def assess(
-    survey: Survey, rows: Mapping[tuple[str, str], Sequence[LedgerEntry]], sessions: Mapping[date, datetime],
+def assess_intake(
+    survey: IntakeSurvey, rows: Mapping[tuple[str, str], Sequence[LedgerEntry]], sessions: Mapping[date, datetime],
     rules: IntakeRules, now: datetime, *, paused: bool = False, watched_since: datetime | None = None,
 ) -> IntakeReport:  # fmt: skip
-    """The report of one look.
+    """Return the report on one survey.
 
-    ``rows``: the ledger's (`IngestLedger.by_key`). ``sessions``: the exchange's around ``now``, by day, with their
-    close; without any nothing is missing. ``watched_since``: what waited before that counts from there.
+    ``rows``: the ledger's entries (`IngestLedger.by_key`). ``sessions``: the exchange's sessions around ``now``: by
+    day, the time of their close. Without sessions nothing is missing. ``watched_since``: the earliest ``waits_since``.
     """
-    found = sort_files(survey.trades, rows, rules, now)
-    oldest = min(found.waiting, key=lambda item: item.modified, default=None)
+    files = sort_files(survey.trades, rows, rules, now)
+    oldest = min(files.waiting, key=lambda file: file.modified, default=None)
     entries = [entry for of_key in rows.values() for entry in of_key if not _is_synthetic(entry.key)]
     progress = max(
         (entry.updated_at for entry in entries if entry.updated_at and not entry.attempts), default=None
     )
-    notes = [*(_note(entry, _failure(entry)) for entry in found.failed), *survey.eod_failed]
+    notes = [*(_file_note(entry, _failure_text(entry)) for entry in files.failed), *survey.eod_failed]
     return IntakeReport(
         at=now,
-        waiting=len(found.waiting),
+        waiting=len(files.waiting),
         oldest=oldest.key if oldest else None,
         oldest_at=oldest.modified if oldest else None,
         waits_since=max(at for at in (oldest.modified, progress, watched_since) if at) if oldest else None,
         eod_waiting=survey.eod_waiting,
-        retried=[_note(entry, entry.reason or "", entry.failing_since) for entry in found.retried][:NAMED],
+        retried=[_file_note(entry, entry.reason or "", entry.failing_since) for entry in files.retried][:NAMED],
         failed_count=len(notes),
         failed=sorted(notes, key=lambda note: note.since, reverse=True)[:NAMED],
         rejected_share=rejected_share(entries, now),
-        rejected=[_note(entry, _rejections(entry)) for entry in found.rejected][:NAMED],
-        empty=[_note(entry, "no row was found in it") for entry in found.empty][:NAMED],
+        rejected=[_file_note(entry, _rejection_text(entry)) for entry in files.rejected][:NAMED],
+        empty=[_file_note(entry, "it has no row") for entry in files.empty][:NAMED],
         missing=[
             f"{kind.value} {day}"
             for kind, files in ((ObjectKind.TRADES, survey.trades), (ObjectKind.EOD, survey.eod))
@@ -195,90 +197,90 @@ def sort_files(
     rows: Mapping[tuple[str, str], Sequence[LedgerEntry]],
     rules: IntakeRules,
     now: datetime,
-) -> _Sorted:
-    """Each listed trade file under what the ledger says of its newest content."""
-    found = _Sorted()
-    for item in files:
-        if _is_synthetic(item.key):
+) -> _SortedFiles:
+    """Sort the listed trade files by what the ledger says of their newest content."""
+    result = _SortedFiles()
+    for file in files:
+        if _is_synthetic(file.key):
             continue
-        of_key = rows.get((item.bucket, item.key), ())
-        entry = next((row for row in of_key if row.etag == item.etag), None)
-        # A pause ends by itself, so a file in its pause waits as well.
+        of_key = rows.get((file.bucket, file.key), ())
+        entry = next((row for row in of_key if row.etag == file.etag), None)
+        # A pause ends without anybody's action, so a paused file counts as waiting.
         if (
             entry is None
             or entry.state is FileState.RUNNING
-            or is_waiting(item.etag, item.modified, of_key, now)
+            or is_waiting(file.etag, file.modified, of_key, now)
         ):
-            found.waiting.append(item)
+            result.waiting.append(file)
             if entry is not None and entry.attempts:
-                found.retried.append(entry)
+                result.retried.append(entry)
         elif entry.state is FileState.FAILED or entry.damage:
-            found.failed.append(entry)
+            result.failed.append(entry)
         elif entry.finished_at is not None and now - entry.finished_at < SHOWN_FOR:
             if entry.tally.read == 0:
-                found.empty.append(entry)
+                result.empty.append(entry)
             elif entry.rejected > rules.rejected_share * entry.tally.read:
-                found.rejected.append(entry)
-    return found
+                result.rejected.append(entry)
+    return result
 
 
 def rejected_share(entries: Iterable[LedgerEntry], now: datetime) -> float | None:
-    """Rejected rows of all rows of the files that were finished in the last day; None when there were no rows."""
-    lately = [entry for entry in entries if entry.finished_at and now - entry.finished_at < SHARE_OF]
-    read = sum(entry.tally.read for entry in lately)
-    return sum(entry.rejected for entry in lately) / read if read else None
+    """Return the share of rejected rows in the files that were finished in the last day; None without rows."""
+    recent = [entry for entry in entries if entry.finished_at and now - entry.finished_at < SHARE_PERIOD]
+    read = sum(entry.tally.read for entry in recent)
+    return sum(entry.rejected for entry in recent) / read if read else None
 
 
 def missing_periods(
     files: Iterable[S3Object], sessions: Mapping[date, datetime], rules: IntakeRules, now: datetime
 ) -> list[str]:
-    """The sessions whose file is due and isn't there, as ISO days, oldest first.
+    """Return the sessions whose file is due and isn't there, as ISO days, oldest first.
 
     1. A file covers the day, or all days of the month, in its name.
-    2. A session's file is due ``rules.due`` after its close; with ``auto`` not before the latest of the timely files
-       of the last sessions came after theirs, and six hours more.
-    3. With ``auto`` nothing is missing unless ESTABLISHED of the last LOOKED_AT sessions were delivered within TIMELY.
-    4. Nothing is missing from before the first file among those sessions.
+    2. A session's file is due ``rules.due`` after its close. With ``auto`` it isn't due before the longest delay of the
+       timely files of the last sessions, plus six hours.
+    3. With ``auto`` nothing is missing unless files of MIN_TIMELY of the last MAX_SESSIONS sessions were TIMELY.
+    4. Sessions before the first file aren't missing.
     """
-    came = first_deliveries(files)
-    past = sorted(day for day, close in sessions.items() if close + rules.due <= now)[-LOOKED_AT:]
-    covered = {day: came.get(day.isoformat(), came.get(day.isoformat()[:7])) for day in past}
-    late = {day: at - sessions[day] for day, at in covered.items() if at is not None}
+    deliveries = first_deliveries(files)
+    past = sorted(day for day, close in sessions.items() if close + rules.due <= now)[-MAX_SESSIONS:]
+    delivered = {day: deliveries.get(day.isoformat(), deliveries.get(day.isoformat()[:7])) for day in past}
+    delays = {day: at - sessions[day] for day, at in delivered.items() if at is not None}
     if rules.delivery == "none" or not past:
         return []
     due = rules.due
     if rules.delivery == "auto":
-        timely = [span for span in late.values() if span <= TIMELY]
-        if len(timely) < ESTABLISHED:
+        timely = [delay for delay in delays.values() if delay <= TIMELY]
+        if len(timely) < MIN_TIMELY:
             return []
         due = max(due, max(timely) + MARGIN)
-    first = min(late, default=past[-1])
+    first = min(delays, default=past[-1])
     return [
-        day.isoformat() for day in past if day >= first and covered[day] is None and sessions[day] + due <= now
+        day.isoformat() for day in past if day >= first and delivered[day] is None and sessions[day] + due <= now
     ]  # fmt: skip
 
 
 def first_deliveries(files: Iterable[S3Object]) -> dict[str, datetime]:
-    """When the first file of each day or month in the names of ``files`` was put into its bucket (UTC)."""
-    came: dict[str, datetime] = {}
-    for item in files:
-        period = period_of(item.key)
-        if period and not _is_synthetic(item.key):
-            came[period] = min(item.modified, came.get(period, item.modified))
-    return came
+    """Return when the first file of each day or month in the names of ``files`` was put into its bucket (UTC)."""
+    deliveries: dict[str, datetime] = {}
+    for file in files:
+        period = period_of(file.key)
+        if period and not _is_synthetic(file.key):
+            deliveries[period] = min(file.modified, deliveries.get(period, file.modified))
+    return deliveries
 
 
 def needs_calendar(files: Iterable[S3Object], rules: IntakeRules, now: datetime) -> bool:
-    """Whether anything could be missing: files are expected, or a young file came soon after its day."""
+    """Whether files may be missing: the delivery is daily, or a recent file arrived soon after its day."""
     if rules.delivery != "auto":
         return rules.delivery == "daily"
     for period, at in first_deliveries(files).items():
-        if len(period) == len("2024-10-08") and now - at < timedelta(days=2 * LOOKED_AT):
+        if len(period) == len("2024-10-08") and now - at < timedelta(days=2 * MAX_SESSIONS):
             try:
-                late = at.date() - date.fromisoformat(period)
+                delay = at.date() - date.fromisoformat(period)
             except ValueError:
                 continue
-            if late <= TIMELY + timedelta(days=1):
+            if delay <= TIMELY + timedelta(days=1):
                 return True
     return False
 
@@ -287,24 +289,25 @@ def _is_synthetic(key: str) -> bool:
     return key.startswith(SYNTHETIC_PREFIX)
 
 
-def _note(entry: LedgerEntry, said: str, since: datetime | None = None) -> FileNote:
-    at = since or entry.finished_at or entry.started_at
+def _file_note(entry: LedgerEntry, text: str, since: datetime | None = None) -> FileNote:
     share = entry.rejected / entry.tally.read if entry.tally.read else 0.0
-    return FileNote(entry.key, said, at, bucket=entry.bucket, share=share)
+    since = since or entry.finished_at or entry.started_at
+    return FileNote(entry.key, text, since, bucket=entry.bucket, share=share)
 
 
-def _failure(entry: LedgerEntry) -> str:
+def _failure_text(entry: LedgerEntry) -> str:
     if entry.state is FileState.FAILED:
-        return without_name(entry.reason or "", entry.key)
-    return f"the file is damaged ({', '.join(entry.damage)}); only its first {entry.tally.accepted:,} good rows came in"
+        return remove_key(entry.reason or "", entry.key)
+    damage, rows = ", ".join(entry.damage), entry.tally.accepted
+    return f"the file is damaged ({damage}); only its first {rows:,} good rows were ingested"
 
 
-def without_name(reason: str, key: str) -> str:
-    """A reason to be read beside the file's ``key``: it doesn't name the file once more."""
+def remove_key(reason: str, key: str) -> str:
+    """Remove the file's ``key`` from a reason that is shown beside it."""
     return reason.replace(f"{key}: ", "").removeprefix(f"{key} ").replace(key, "it")
 
 
-def _rejections(entry: LedgerEntry) -> str:
+def _rejection_text(entry: LedgerEntry) -> str:
     reasons = sorted(entry.tally.rejected.items(), key=lambda item: -item[1])
     most = ", ".join(f"{reason} {count:,}" for reason, count in reasons[:3])
     return f"{entry.rejected:,} of {entry.tally.read:,} rows were rejected ({most})"

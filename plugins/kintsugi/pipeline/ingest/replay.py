@@ -1,7 +1,7 @@
-"""Trades that are in S3, sent again: to restore tables, or to see how the flow takes a day at N times its speed.
+"""Send trades in S3 again: to restore tables, or to test the flow with a day at N times its speed.
 
-A replay goes the way of an ingest, under a name of its own in the ledger, so an interrupted one goes on where
-it was. Its trades have the identities that they had, so what is in Cassandra already is written over.
+A replay is an ingest under a name of its own in the ledger, so an interrupted replay continues where it was. Its trades
+have the same identities as before, so they overwrite the rows in Cassandra.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from kintsugi.core.data_source import DataSource, own_source
 from kintsugi.core.errors import InputError, KintsugiError
 from kintsugi.core.file_names import period_of
 from kintsugi.core.settings import BUCKET
-from kintsugi.pipeline.failures import reason_of, stops_all
-from kintsugi.pipeline.ingest.file_ingest import CHUNK_ROWS, FileIngestReport, ingest_object
-from kintsugi.pipeline.kafka_producer import producer
-from kintsugi.pipeline.object_listing import NAME, S3Object, trade_files
-from kintsugi.pipeline.synthetic_trade import PREFIX as CANARY_PREFIX
+from kintsugi.pipeline.failures import format_reason, stops_all_files
+from kintsugi.pipeline.ingest.file_ingest import CHUNK_ROWS, ingest_object
+from kintsugi.pipeline.ingest.file_manifest import FileIngestReport
+from kintsugi.pipeline.kafka_producer import open_producer
+from kintsugi.pipeline.object_listing import NAME, S3Object, list_trade_files
+from kintsugi.pipeline.synthetic_trade import PREFIX as SYNTHETIC_PREFIX
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -29,15 +30,15 @@ if TYPE_CHECKING:
     from kintsugi.pipeline.ingest.flow_control import FlowControl
 
 _DAY_OR_MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?")
-PACED_ROWS = 500  # a chunk of a paced replay: the least that an interrupted one sends again
+PACED_ROWS = 500  # rows of a chunk in a paced replay; an interrupted replay sends its last chunk again
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """When a trade is sent, by its own time.
+    """The times at which trades are sent, by their own times.
 
-    ``speed``: how many times as fast as the trades happened; 0: as fast as Kafka takes them. ``spike``: from
-    ``spike_after_s`` seconds after the start, for ``spike_s`` seconds, that many times ``speed``.
+    ``speed``: 1 for real time; 0: as fast as Kafka accepts messages. ``spike``: ``speed`` is multiplied by it for
+    ``spike_s`` seconds, from ``spike_after_s`` seconds after the start on.
     """
 
     speed: float = 0.0
@@ -49,10 +50,12 @@ class Schedule:
         if self.speed < 0 or self.spike <= 0 or self.spike_after_s < 0 or self.spike_s < 0:
             raise InputError(f"{self}: speed and seconds must be 0 or more, the spike's factor more than 0")
         if self.spike_s and not self.speed:
-            raise InputError("a spike needs a speed to be a multiple of; set the speed, 1 for real time")
+            raise InputError(
+                "a spike multiplies the speed, and the speed is 0; set the speed, 1 for real time"
+            )
 
-    def due(self, trade_s: float) -> float:
-        """Seconds after the start at which a trade is due that happened ``trade_s`` after the first one."""
+    def due_s(self, trade_s: float) -> float:
+        """Return when a trade that happened ``trade_s`` after the first one is due, in seconds after the start."""
         if not self.speed:
             return 0.0
         before = self.spike_after_s * self.speed  # seconds of trading until the spike
@@ -65,9 +68,9 @@ class Schedule:
 
 
 class Pacer:
-    """Holds each trade back until it is due; the first one starts the clock.
+    """Delays each trade until it is due; the first one starts the clock.
 
-    A trade older than one before it (files follow one another, and overlap at their borders) isn't held.
+    A trade that is older than the one before it isn't delayed: consecutive files overlap at their borders.
     """
 
     def __init__(
@@ -84,67 +87,67 @@ class Pacer:
         """Return when the trade of the time ``ts`` (milliseconds since 1970 UTC) is due."""
         if self._first is None:
             self._first, self._started = ts, self._clock()
-        wait = self._started + self._schedule.due((ts - self._first) / 1000) - self._clock()
+        wait = self._started + self._schedule.due_s((ts - self._first) / 1000) - self._clock()
         if wait > 0:
             self._sleep(wait)
 
 
-def select(
+def select_files(
     files: Sequence[S3Object], *, day: str = "", keys: Sequence[str] = (), everything: bool = False
 ) -> list[S3Object]:
-    """The trade files of one day (``2024-10-08``) or month (``2024-10``), or these keys, or all, by key.
+    """Return the trade files of one day (``2024-10-08``) or month (``2024-10``), or of these keys, or all, by key.
 
-    Canaries aren't replayed. Raises InputError when the choice isn't one of the three, or S3 has no such file.
+    Synthetic trades aren't replayed. Raises InputError unless exactly one of the three is given, and when S3 has no
+    such file.
     """
     if (bool(day) + bool(keys) + everything) != 1:
         raise InputError("choose one: a day, or the keys of files, or everything")
-    known = {item.key: item for item in files if not item.key.startswith(CANARY_PREFIX)}
-    missing = [key for key in keys if key not in known]
+    files_by_key = {file.key: file for file in files if not file.key.startswith(SYNTHETIC_PREFIX)}
+    missing = [key for key in keys if key not in files_by_key]
     if missing:
-        raise InputError(f"S3 has no trade file {missing[0]!r}; `keys` are whole keys, trades/…/{NAME}….csv")
-    chosen = [
-        item
-        for key, item in sorted(known.items())
-        if everything or key in keys or (day and _is_of(key.rpartition("/")[2], day))
+        raise InputError(f"S3 has no trade file {missing[0]!r}; give complete keys, trades/…/{NAME}….csv")
+    selected = [
+        file
+        for key, file in sorted(files_by_key.items())
+        if everything or key in keys or (day and _covers_day(key.rpartition("/")[2], day))
     ]
-    if not chosen:
+    if not selected:
         raise InputError(
-            f"S3 has no trade file of {day or 'any day'}; a day inside a monthly file is replayed by its key"
+            f"S3 has no trade file of {day or 'any day'}; replay a day inside a monthly file by the key of the file"
         )
-    return chosen
+    return selected
 
 
-def day_or_month(text: str) -> str:
-    """The text without blanks around it, if it is a day or a month, or empty; else InputError."""
+def parse_day_or_month(text: str) -> str:
+    """Return the text without blanks around it if it is a day, a month or empty; else raise InputError."""
     day = text.strip()
     if day and not _DAY_OR_MONTH.fullmatch(day):
-        raise InputError(f"{day!r} is neither a day, as 2024-10-08, nor a month, as 2024-10")
+        raise InputError(f"{day!r} is neither a day (2024-10-08) nor a month (2024-10)")
     return day
 
 
-def _is_of(name: str, day: str) -> bool:
-    """Whether the name is of that day, or of the month or of a day in it."""
+def _covers_day(name: str, day: str) -> bool:
+    """Whether the file name has that day, or that month or a day in it."""
     period = period_of(name)
     return period == day or (len(day) == len("2024-10") and period.startswith(f"{day}-"))
 
 
-def replay(
+def replay_files(
     s3: S3Client, ledger: IngestLedger, bootstrap: list[str], files: Sequence[S3Object], *,
     name: str, schedule: Schedule, bucket: str = BUCKET, control: FlowControl | None = None,
 ) -> list[FileIngestReport]:  # fmt: skip
-    """Send the trades of these files again, one file after another; returns the accounts of them all.
+    """Send the trades of these files again, one file after another; returns the reports of all files.
 
-    ``name``: of this replay. Called again with the same name it goes on where it was, at the pace of the
-    first trade that it sends. ``control``: the back-pressure; a paced replay that waited for it catches up
-    afterwards. Raises what Kafka and Postgres raise; and KintsugiError at the end, when S3 failed for a
-    file.
+    ``name``: the name of this replay. Called again with the same name, it continues where it was, and the first trade
+    that it sends starts the clock. ``control``: the back-pressure; a paced replay that waited for it catches up later.
+    Raises what Kafka and Postgres raise, and KintsugiError at the end when S3 failed for a file.
     """
     if not name:
-        raise InputError("a replay needs a name; the ledger resumes it by that")
+        raise InputError("a replay needs a name: the ledger identifies it by the name when it continues")
     pace = Pacer(schedule) if schedule.speed else None
     rows = PACED_ROWS if schedule.speed else CHUNK_ROWS
-    unread: list[str] = []
-    with producer(bootstrap) as kafka:
+    failures: list[str] = []
+    with open_producer(bootstrap) as kafka:
         for source in files:
             try:
                 ingest_object(
@@ -159,13 +162,13 @@ def replay(
                     control=control,
                 )
             except Exception as error:
-                if stops_all(error):
+                if stops_all_files(error):
                     raise
-                unread.append(f"{source.key}: {reason_of(error)}")  # the others are sent all the same
-    if unread:
+                failures.append(f"{source.key}: {format_reason(error)}")  # and continue with the other files
+    if failures:
         raise KintsugiError(
-            f"{len(unread)} of {len(files)} files could not be read from S3; first {unread[0]}; "
-            "run the same replay again, it goes on with these"
+            f"{len(failures)} of {len(files)} files could not be read from S3, the first one: {failures[0]}; "
+            "run the same replay again: it continues with these files"
         )
     return [
         FileIngestReport(entry.key, entry.etag, entry.state, entry.tally, entry.reason, name)
@@ -177,10 +180,10 @@ def replay_from_form(
     s3: S3Client, ledger: IngestLedger, bootstrap: list[str], form: dict[str, object], name: str,
     sources: Sequence[DataSource] | None = None, control: FlowControl | None = None,
 ) -> list[FileIngestReport]:  # fmt: skip
-    """A replay as the form of the DAG ``replay_trades`` describes it; see its fields. Raises InputError.
+    """Replay what the form of the DAG ``replay_trades`` says; see its fields. Raises InputError.
 
-    ``sources``: where the files are; default: the installation's own bucket. What a form adds at the end of a line
-    (spaces, a line end) is left out of a day and of a key. ``control``: the back-pressure.
+    ``sources``: where the files are; default: the installation's own bucket. Spaces and line ends around a day or a key
+    are removed. ``control``: the back-pressure.
     """
     schedule = Schedule(
         speed=float(str(form["speed"])),
@@ -191,10 +194,10 @@ def replay_from_form(
     keys = form["keys"] or ()
     if not isinstance(keys, (list, tuple)):
         raise InputError(f"`keys` is {keys!r}; give a list of keys")
-    files = select(
-        trade_files(sources or (own_source(s3),)),
-        day=day_or_month(str(form["day"] or "")),
+    files = select_files(
+        list_trade_files(sources or (own_source(s3),)),
+        day=parse_day_or_month(str(form["day"] or "")),
         keys=[key for key in (str(key).strip() for key in keys) if key],
         everything=bool(form["everything"]),
     )
-    return replay(s3, ledger, bootstrap, files, name=name, schedule=schedule, control=control)
+    return replay_files(s3, ledger, bootstrap, files, name=name, schedule=schedule, control=control)

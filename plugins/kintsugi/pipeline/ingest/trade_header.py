@@ -1,4 +1,4 @@
-"""The header of a trade file: which columns there are, and whether they stand where the rows are read from."""
+"""The header of a trade file: which columns it has, and whether they are in the order in which rows are parsed."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def is_header(line: str) -> bool:
 
 
 def header_names(line: str) -> list[str]:
-    """The names in a header, as they compare: lower case, ``_`` for spaces, without quotes."""
+    """Return the names in a header, in lower case, with ``_`` for spaces, and without quotes."""
     return ["_".join(name.strip(' "\t').lower().split()) for name in line.removeprefix("\ufeff").split(",")]
 
 
 def header_fault(line: str) -> str | None:
-    """What is wrong with this header, as a sentence; None if the used columns are there, in their order.
+    """Say what is wrong with this header; None if it has all used columns, in their order.
 
-    A renamed, missing or moved column is a fault: columns are told apart by place, and to guess would fill
-    tables with wrong numbers in silence. An unknown column beside the known ones is none, and the columns from
-    number_of_exchanges on may be missing.
+    A renamed, missing or moved column is a fault: columns are identified by position, and a guess could fill the tables
+    with wrong numbers without an error. An additional unknown column is no fault. The columns from number_of_exchanges
+    on may be missing.
     """
     names = header_names(line)
     if separator := next((mark for mark in ";\t|" if len(names) == 1 and mark in line), None):
@@ -36,21 +36,19 @@ def header_fault(line: str) -> str | None:
     missing = [name for name in NEEDED if name not in names]
     if missing:
         index = HEAD_COLUMNS.index(missing[0])
-        found = names[index] if index < len(names) else "nothing"
-        return f"column {index} must be {missing[0]}, but the header says {found[:40]!r}"
-    known = [name for name in names if name in HEAD_COLUMNS]
-    for index, (name, expected) in enumerate(zip(known, HEAD_COLUMNS, strict=False)):
+        actual = names[index] if index < len(names) else "nothing"
+        return f"column {index} must be {missing[0]}, but the header says {actual[:40]!r}"
+    known_names = [name for name in names if name in HEAD_COLUMNS]
+    for index, (name, expected) in enumerate(zip(known_names, HEAD_COLUMNS, strict=False)):
         if name != expected:
-            return (
-                f"column {index} must be {expected}, but the header says {name!r}: moved or doubled columns"
-            )
+            return f"column {index} must be {expected}, but the header says {name!r}: a column was moved or repeated"
     return None
 
 
 def unknown_columns(line: str) -> dict[int, str]:
-    """The columns of a faultless header that aren't known and would be taken for known ones: name by place.
+    """Return the unknown columns of a faultless header that must be left out of the rows: name by position.
 
-    What comes after number_of_exchanges isn't read; without that column, nothing after the used ones may be.
+    Columns after number_of_exchanges aren't read, so they stay. Without that column, all unknown columns are returned.
     """
     names = header_names(line)
     end = names.index(HEAD_COLUMNS[-1]) if HEAD_COLUMNS[-1] in names else len(names)
@@ -61,13 +59,14 @@ def unknown_columns(line: str) -> dict[int, str]:
     }
 
 
-def without(line: str, columns: Collection[int]) -> str:
-    """The line without the columns at these places; a line that can't be split stays as it is."""
+def drop_columns(line: str, columns: Collection[int]) -> str:
+    """Remove the columns at these positions from the line; a line that can't be split isn't changed."""
     try:
         cells = next(csv.reader([line], strict=True)) if '"' in line else line.split(",")
     except (csv.Error, StopIteration):
         return line
-    kept = [cell for index, cell in enumerate(cells) if index not in columns]
     return ",".join(
-        f'"{cell.replace(chr(34), chr(34) * 2)}"' if "," in cell or '"' in cell else cell for cell in kept
+        f'"{cell.replace(chr(34), chr(34) * 2)}"' if "," in cell or '"' in cell else cell
+        for index, cell in enumerate(cells)
+        if index not in columns
     )

@@ -1,7 +1,7 @@
-"""Sets of trades that are larger than memory: records on disk, divided by identity so that two can be compared.
+"""Sets of trades that are larger than memory: records on disk, divided by identity so that two sets can be compared.
 
-An identity is a digest, so its first byte divides trades evenly. What has the same identity is in the same
-bucket of every Spill, and one bucket at a time fits into memory: of 29 million trades it holds half a million.
+An identity is a digest, so its first byte divides trades evenly into buckets. Records with the same identity are in
+the same bucket of every Spill. One bucket at a time fits into memory: of 29 million trades it holds half a million.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 BUCKETS = 64
-BUFFER = 1 << 14  # bytes a bucket holds in memory
+BUFFER = 1 << 14  # bytes of a bucket that are kept in memory before they are written
 
 
 class Spill:
-    """Records that begin with an identity (16 bytes); ``fields``: the others, as `struct` names them.
+    """Records that begin with an identity (16 bytes); ``fields``: the other fields, in the notation of `struct`.
 
-    The files have no name, so they are gone when the process is, however it ends.
+    The files have no names, so they are deleted when the process ends, however it ends.
     """
 
     def __init__(self, fields: str = "") -> None:
@@ -41,7 +41,7 @@ class Spill:
             buffer.clear()
 
     def bucket(self, number: int) -> Iterator[tuple[Any, ...]]:
-        """The records of one bucket, in the order in which they were added."""
+        """Yield the records of one bucket, in the order in which they were added."""
         file = self._files[number]
         if file is not None:
             file.seek(0)

@@ -1,485 +1,381 @@
-"""One account on its way: what the files hold, what is stored, what is on the topic, and what follows from it."""
+"""The reconciliation: every trade in the files of S3, against the topic and against every row in Cassandra.
+
+1. List the files. What the ledger says of each decides what is required of its trades.
+2. Wait (if asked to) until all files are ingested and the stream has stored what was on the topic by then.
+3. Read the files again, compute the identities again, and note a fingerprint of the columns of each trade.
+4. Read, at LOCAL_QUORUM, every partition that has or should have rows. Read the identities on the topic.
+5. Compare. ``lost``: in a file, not in Cassandra. ``extra``: in Cassandra, in no file. ``doubled``: one identity
+   in two rows. ``altered``: the same identity, but other columns than any file has.
+6. Check every mismatch a second time, because the flow may be running. A missing trade may still wait for the stream
+   (``in_flight``). An extra trade may come from a newer file, or from the former content of one (``withdrawn``).
+7. Meanwhile, compare all derived tables with what follows from the stored trades (`derived_tables_audit`).
+
+Synthetic trades are left out. Identities are kept on disk, divided into buckets (`disk_sets`). So memory grows with the
+number of partitions (symbols times quarters of an hour, 130 bytes each), not with the number of trades.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
 from itertools import tee
 from typing import TYPE_CHECKING
 
 from kintsugi.core.data_source import DataSource, own_source
+from kintsugi.core.settings import BUCKET
 from kintsugi.db.ingest_ledger import IngestLedger
-from kintsugi.db.ledger_entry import FileState, LedgerEntry, file_id
-from kintsugi.pipeline.failures import is_of_s3, is_transient, reason_of
+from kintsugi.db.ledger_entry import FileState, file_id
 from kintsugi.pipeline.ingest.file_ingest import IDENTITIES
-from kintsugi.pipeline.ingest.file_reader import BadLine, read_lines
-from kintsugi.pipeline.object_listing import S3Object, objects, trade_files
+from kintsugi.pipeline.object_listing import PREFIX, list_objects, list_trade_files
 from kintsugi.pipeline.reconcile import derived_tables_audit, topic_identities
-from kintsugi.pipeline.reconcile.derived_tables_audit import SLOTS, DerivedAudit
+from kintsugi.pipeline.reconcile.derived_tables_audit import DerivedAudit
 from kintsugi.pipeline.reconcile.disk_sets import BUCKETS, Spill
+from kintsugi.pipeline.reconcile.file_trades import FileTrades
+from kintsugi.pipeline.reconcile.progress import OLD, OPEN, POLL_S, FileKey, FlowProgress
 from kintsugi.pipeline.reconcile.report import NAMED, ReconciliationReport
-from kintsugi.pipeline.row_parser import NEW_YORK, SLOT_MINUTES, Rejection, Trade, parse
-from kintsugi.pipeline.schema import TRADE_DAYS
 from kintsugi.pipeline.stream.stored_trades import (
     ALWAYS,
-    Read,
-    fingerprint,
-    partitions,
+    list_partitions,
     read_partitions,
     row_fingerprint,
 )
-from kintsugi.pipeline.stream_lag import lag
-from kintsugi.pipeline.synthetic_trade import PREFIX as CANARY_PREFIX
+from kintsugi.pipeline.synthetic_trade import PREFIX as SYNTHETIC_PREFIX
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
     from mypy_boto3_s3.client import S3Client
 
-    from kintsugi.pipeline.stream_lag import Lag
-
-POLL_S = 0.5
-ASKED_AGAIN = 100_000  # trades at most
-SLOT_MS = SLOT_MINUTES * 60_000
-# What may be asked of a trade: the strictest of its files decides.
-REQUIRED, OPEN, OLD = 0, 1, 2
-
-FileKey = tuple[str, str]
+READ_AGAIN = 100_000  # lost trades at most whose partitions are read a second time
 
 
-def expectation_for(entry: LedgerEntry | None, now: datetime) -> int:
-    """What may be asked of the trades of a file, by its entry in the ledger.
+def reconcile_files(
+    s3: S3Client, session: Session, ledger: IngestLedger | None = None, *, bucket: str = BUCKET, prefix: str = PREFIX,
+    bootstrap: list[str] | None = None, until: float | None = None, files: Collection[FileKey] | None = None,
+    derived: bool = False, repair: bool = False, sources: Sequence[DataSource] | None = None,
+) -> ReconciliationReport:  # fmt: skip
+    """Reconcile the trade files below ``prefix``, or only ``files``, given as (key, ETag).
 
-    REQUIRED: wholly ingested, so they must be stored. OPEN: not yet ingested. OLD: ingested so long ago that
-    Cassandra may have let them go; so are the trades of a failed file, for some may have been sent.
+    ``sources``: where the files are; default: ``bucket``. The identities that the ingest wrote are always in
+    ``bucket``. ``ledger``: for ``produced`` and ``in_flight``; files whose trades are all stored are noted in it.
+    ``bootstrap``: also read the topic. ``until``: seconds to wait for trades that are on their way. With ``files``
+    nothing is ``extra`` or ``withdrawn``, and the topic isn't read as a whole. ``derived``: also compare the derived
+    tables; that needs whole days, so not with ``files``. ``repair``: write what is wrong in them. Raises what S3,
+    Postgres, Kafka and Cassandra raise; there is no report then.
     """
-    if entry is not None and entry.state is FileState.FAILED:
-        return OLD
-    if entry is None or entry.state is not FileState.DONE or entry.finished_at is None:
-        return OPEN
-    return OLD if now - entry.finished_at > timedelta(days=TRADE_DAYS - 1) else REQUIRED
-
-
-def unread_state(entry: LedgerEntry | None) -> str | None:
-    """Why a file isn't read to its end, by its entry in the ledger; None where it is."""
-    if entry is None:
-        return "waiting"
-    if entry.state is FileState.DONE and not entry.damage:
-        return None
-    state = f"damaged: {', '.join(entry.damage)}" if entry.damage else str(entry.state)
-    return f"{state}, {entry.reason}" if entry.reason else state
-
-
-@dataclass(slots=True)
-class _Symbols:
-    """A number for each symbol."""
-
-    numbers: dict[str, int] = field(default_factory=dict)
-    names: list[str] = field(default_factory=list)
-
-    def number(self, symbol: str) -> int:
-        found = self.numbers.setdefault(symbol, len(self.names))
-        if found == len(self.names):
-            self.names.append(symbol)
-        return found
+    started = time.monotonic()
+    deadline = started + (until or 0)
+    with ExitStack() as stack:
+        reconciliation = Reconciliation(stack, s3, session, ledger, bucket, prefix, bootstrap, files, sources)
+        reconciliation.await_stored(deadline)
+        reconciliation.read_files()
+        reconciliation.read_cassandra(DerivedAudit(session, repair=repair) if derived else None)
+        reconciliation.read_topic()
+        reconciliation.compare()
+        reconciliation.explain_missing(deadline)
+        reconciliation.explain_extra()
+        reconciliation.explain_derived(deadline)
+        reconciliation.update_ledger()
+    reconciliation.report.seconds = round(time.monotonic() - started, 3)
+    return reconciliation.report
 
 
 class Reconciliation:
-    """One account on its way, in the order of `reconcile_files`."""
+    """One reconciliation; its methods are called in the order of `reconcile_files`."""
 
     def __init__(
         self, stack: ExitStack, s3: S3Client, session: Session, ledger: IngestLedger | None, bucket: str, prefix: str,
         bootstrap: list[str] | None, only: Collection[FileKey] | None, sources: Sequence[DataSource] | None = None,
     ) -> None:  # fmt: skip
-        self.s3, self.session, self.ledger, self.bucket = s3, session, ledger, bucket
-        self.sources = tuple(sources or (own_source(s3, bucket, prefix),))
-        # The ledger's rows of one prefix are those of its files; with several buckets all of them are asked for.
-        self.prefix = "" if sources else prefix
-        self.bootstrap, self.partial = bootstrap, only is not None
-        self.account = ReconciliationReport()
-        self.entries = self._entries()
-        found = [item for item in trade_files(self.sources) if not item.key.startswith(CANARY_PREFIX)]
-        self.listed = {(item.key, item.etag) for item in found}
-        self.files = [item for item in found if only is None or (item.key, item.etag) in only]
-        self.unreadable: set[FileKey] = set()
-        self.lag: Lag | None = None
-        self.passed = False  # the stream has stored all that may be asked of it
-        self._stack = stack
-        self.expected = self._spill("qIIIB")  # fingerprint, symbol, day and slot, file, demand
-        self.stored = self._spill("q")  # fingerprint
-        self.on_topic = self._spill()
-        self.missing = self._spill("IIB")  # symbol, day and slot, demand
-        self.changed = self._spill("B")  # demand; stored otherwise than the files say
-        self.extra = self._spill()
-        self.symbols = _Symbols()
-        self.slots: dict[int, int] = {}  # symbol, day and slot → first and last millisecond, packed
-        self.old_days: set[tuple[str, str]] = set()  # of which Cassandra may have let trades go
-        self.audit: DerivedAudit | None = None
-        self.stored_of: dict[int, int] = {}
-        self.missing_of: dict[int, int] = {}
+        self.report = ReconciliationReport()
+        self._s3, self._session, self._ledger, self._bucket = s3, session, ledger, bucket
+        self._bootstrap, self._partial, self._stack = bootstrap, only is not None, stack
+        self._sources = tuple(sources or (own_source(s3, bucket, prefix),))
+        # The ledger's entries of one prefix are those of its files; with several buckets all entries are needed.
+        self._progress = FlowProgress(ledger, "" if sources else prefix, bootstrap)
+        listed = [
+            file for file in list_trade_files(self._sources) if not file.key.startswith(SYNTHETIC_PREFIX)
+        ]
+        self._listed = {(file.key, file.etag) for file in listed}
+        files = [file for file in listed if only is None or (file.key, file.etag) in only]
+        self._expected = FileTrades(files, self._sources, self._spill("qIIIB"), partial=self._partial)
+        self._is_stored = False  # the stream has stored everything that is required
+        self._stored = self._spill("q")  # fingerprint
+        self._on_topic = self._spill()
+        self._missing = self._spill("IIB")  # symbol, day and slot, requirement
+        self._changed = self._spill("B")  # requirement; stored with other columns than the files have
+        self._extra = self._spill()
+        self._audit: DerivedAudit | None = None
+        self._stored_of: dict[int, int] = {}  # stored trades, by index of their file
+        self._missing_of: dict[int, int] = {}
 
     def _spill(self, fields: str = "") -> Spill:
         spill = Spill(fields)
         self._stack.callback(spill.close)
         return spill
 
-    def _entries(self) -> dict[FileKey, LedgerEntry]:
-        entries = self.ledger.entries(self.prefix) if self.ledger is not None else []
-        return {(e.key, e.etag): e for e in entries if not e.key.startswith(CANARY_PREFIX)}
+    # Reading
 
-    # What the ledger and the stream say
-
-    def wait(self, deadline: float) -> None:
-        """Until the files are ingested and the stream has passed what was on the topic, or the deadline."""
-        self.passed = self._await_passed(deadline, ingested=True)
-
-    def _await_passed(self, deadline: float, *, ingested: bool = False) -> bool:
-        """Whether the stream passed what was on the topic at the first look (after all files were ``ingested``)."""
-        if self.bootstrap is None:
-            return False
-        ends: Mapping[int, int] | None = None
-        while True:
-            waiting = ingested and any(self._demand(item) == OPEN for item in self.files)
-            self.lag = lag(self.bootstrap)
-            if not waiting and self.lag is not None:
-                ends = ends or self.lag.end
-                if all((self.lag.committed.get(number) or 0) >= end for number, end in ends.items()):
-                    return True
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(POLL_S)
-            self.entries = self._entries()
-
-    def _demand(self, item: S3Object) -> int:
-        if self.ledger is None:
-            return REQUIRED
-        return expectation_for(self.entries.get((item.key, item.etag)), datetime.now(UTC))
-
-    # What there should be, and what there is
+    def await_stored(self, deadline: float) -> None:
+        """Wait until the files are ingested and the stream has stored what was on the topic then, or the deadline."""
+        self._is_stored = self._progress.await_stored(deadline, self._expected.files)
 
     def read_files(self) -> None:
-        """Note every trade of every file."""
-        of_interest = self.entries if not self.partial else {(item.key, item.etag) for item in self.files}
-        self.account.produced = sum(
-            self.entries[key].tally.produced for key in self.entries.keys() & of_interest
-        )
-        for number, item in enumerate(self.files):
-            asked = self._demand(item)
-            self.account.files += 1
-            try:
-                for trade in self._trades(item):
-                    symbol = self.symbols.number(trade.symbol)
-                    when = date.fromisoformat(trade.trade_date).toordinal() * SLOTS + trade.slot
-                    identity = bytes.fromhex(trade.trade_id)
-                    self.expected.add(identity, fingerprint(trade), symbol, when, number, asked)
-                    self._note_slot(symbol << 32 | when, trade.ts % SLOT_MS)
-                    if asked == OLD:
-                        self.old_days.add((trade.symbol, trade.trade_date))
-            except Exception as error:
-                if is_transient(error) and not is_of_s3(error):
-                    raise
-                self.account.unreadable.append(f"{item.key}: {reason_of(error)}")
-                self.unreadable.add((item.key, item.etag))
-            self._note_unread(item)
-
-    def _note_unread(self, item: S3Object) -> None:
-        """A file that the ingest hasn't read to its end: then nothing is known of all trades."""
-        said = unread_state(self.entries.get((item.key, item.etag)))
-        if self.ledger is None or said is None:
-            return
-        self.account.unread_count += 1
-        if len(self.account.unread) < NAMED:
-            self.account.unread.append(f"{item.key}: {said}")
-
-    def _trades(self, item: S3Object) -> Iterator[Trade]:
-        account = self.account
-        data = item.source or self.sources[0]
-        for _, line in read_lines(data.client, data.bucket, item.key, item.etag):
-            account.read += 1
-            trade = line.rejection if isinstance(line, BadLine) else parse(line)
-            if isinstance(trade, Rejection):
-                reason = trade.reason.value
-                account.rejected[reason] = account.rejected.get(reason, 0) + 1
-            else:
-                account.accepted += 1
-                yield trade
-
-    def _note_slot(self, where: int, at: int) -> None:
-        known = self.slots.get(where)
-        if known is None:
-            self.slots[where] = at << 20 | at
-        elif at < known >> 20 or at > known & 0xFFFFF:
-            self.slots[where] = min(at, known >> 20) << 20 | max(at, known & 0xFFFFF)
-
-    def _reads(self, slots: Iterable[int]) -> Iterator[Read]:
-        """Partitions of the files; of a part of the files only from their first to their last trade."""
-        for where in sorted(slots):
-            day, slot = divmod(where & 0xFFFFFFFF, SLOTS)
-            symbol, text = self.symbols.names[where >> 32], date.fromordinal(day).isoformat()
-            if not self.partial:
-                yield symbol, text, slot, *ALWAYS
-                continue
-            start = _slot_start(text, slot)
-            packed = self.slots[where]
-            yield symbol, text, slot, start + (packed >> 20), start + (packed & 0xFFFFF)
+        """Read every trade of every file."""
+        files = self._expected.keys if self._partial else self._progress.entries
+        self.report.produced = self._progress.produced(files)
+        self._expected.read(self._progress, self.report)
 
     def read_cassandra(self, audit: DerivedAudit | None = None) -> None:
-        """Note every stored row, and show ``audit`` those of whole days."""
-        self.audit = audit
-        reads, again = tee(self._reads(self.slots))
-        found = read_partitions(self.session, reads, derived_tables_audit.COLUMNS if audit else ())
-        for place, rows in zip(again, found, strict=True):
+        """Read every stored row; pass the rows of whole days to ``audit``."""
+        self._audit = audit
+        ranges, places = tee(self._expected.ranges(self._expected.partitions))
+        partitions = read_partitions(self._session, ranges, derived_tables_audit.COLUMNS if audit else ())
+        for place, rows in zip(places, partitions, strict=True):
             for row in rows:
-                self.stored.add(bytes(row.trade_id), row_fingerprint(row))
-            if audit is not None and place[:2] in self.old_days:
+                self._stored.add(bytes(row.trade_id), row_fingerprint(row))
+            if audit is not None and place[:2] in self._expected.old_days:
                 audit.skip(place[:2])
             elif audit is not None:
                 audit.see(place, rows)
-        if self.partial:
+        if self._partial:
             return
         others = [
             (symbol, day, slot, *ALWAYS)
-            for symbol, day, slot in partitions(self.session)
-            if self._slot_of(symbol, day, slot) not in self.slots
+            for symbol, day, slot in list_partitions(self._session)
+            if not self._expected.has_partition(symbol, day, slot)
         ]
-        for place, rows in zip(others, read_partitions(self.session, others), strict=True):
+        for place, rows in zip(others, read_partitions(self._session, others), strict=True):
             if audit is not None:
-                audit.skip(place[:2])  # of no file: nobody knows whether all of it is still there
+                audit.skip(place[:2])  # in no file: Cassandra may have expired a part of the day
             for row in rows:
-                self.stored.add(bytes(row.trade_id), row_fingerprint(row))
-
-    def _slot_of(self, symbol: str, day: str, slot: int) -> int:
-        number = self.symbols.numbers.get(symbol)
-        return -1 if number is None else number << 32 | date.fromisoformat(day).toordinal() * SLOTS + slot
+                self._stored.add(bytes(row.trade_id), row_fingerprint(row))
 
     def read_topic(self) -> None:
-        """Note every identity on the topic."""
-        if self.bootstrap is not None and not self.partial:
-            for identity in topic_identities.identities(self.bootstrap):
-                self.on_topic.add(identity)
-            self.account.in_kafka = 0
-            if self.lag is not None and not any(self.lag.beginning.values()):
-                self.account.lost_before_kafka = 0
+        """Read every identity on the topic."""
+        if self._bootstrap is not None and not self._partial:
+            for identity in topic_identities.read_identities(self._bootstrap):
+                self._on_topic.add(identity)
+            self.report.in_kafka = 0
+            lag = self._progress.lag
+            if lag is not None and not any(lag.beginning.values()):
+                self.report.lost_before_kafka = 0
 
     # The comparison
 
     def compare(self) -> None:
-        """Bucket by bucket, fill in the account, and set aside what is missing and what is too much."""
+        """Fill in the report bucket by bucket, and set aside what is missing, changed and extra."""
         for number in range(BUCKETS):
-            marks, others = self._marks(number)
-            seen, changed = self._compare_rows(number, marks, others)
-            self._count_files(number, seen, changed)
-            if self.account.in_kafka is not None:
-                self._compare_topic(number, marks.keys() - seen)
+            fingerprints, alternatives = self._fingerprints(number)
+            stored, changed = self._compare_rows(number, fingerprints, alternatives)
+            self._count_files(number, stored, changed)
+            if self.report.in_kafka is not None:
+                self._compare_topic(number, fingerprints.keys() - stored)
 
-    def _marks(self, number: int) -> tuple[dict[bytes, int], set[tuple[bytes, int]]]:
-        """The fingerprint of each trade in a bucket, and the others of those that files tell differently.
+    def _fingerprints(self, number: int) -> tuple[dict[bytes, int], set[tuple[bytes, int]]]:
+        """Return the fingerprint of each trade in a bucket, and the other fingerprints that files have of a trade.
 
-        A vendor delivers a day again with corrected quotes, or a month that contains it: either may be stored.
+        The vendor may deliver a day again with corrected quotes, or a month that contains it. Either may be stored.
         """
-        marks: dict[bytes, int] = {}
-        others: set[tuple[bytes, int]] = set()
+        fingerprints: dict[bytes, int] = {}
+        alternatives: set[tuple[bytes, int]] = set()
         rows = 0
-        for identity, mark, *_ in self.expected.bucket(number):
+        for identity, fingerprint, *_ in self._expected.trades.bucket(number):
             rows += 1
-            if marks.setdefault(identity, mark) != mark:
-                others.add((identity, mark))
-        self.account.duplicates += rows - len(marks)
-        return marks, others
+            if fingerprints.setdefault(identity, fingerprint) != fingerprint:
+                alternatives.add((identity, fingerprint))
+        self.report.duplicates += rows - len(fingerprints)
+        return fingerprints, alternatives
 
     def _compare_rows(
-        self, number: int, marks: Mapping[bytes, int], others: Collection[tuple[bytes, int]]
+        self, number: int, fingerprints: Mapping[bytes, int], alternatives: Collection[tuple[bytes, int]]
     ) -> tuple[set[bytes], set[bytes]]:
-        """Stored rows against the files; returns the identities that are stored, and those with other columns."""
-        account = self.account
-        seen: set[bytes] = set()
+        """Compare stored rows with the files; return the identities that are stored, and those with other columns."""
+        stored: set[bytes] = set()
         changed: set[bytes] = set()
-        for identity, mark in self.stored.bucket(number):
-            known = marks.get(identity)
-            if known is None and self.partial:
+        for identity, fingerprint in self._stored.bucket(number):
+            expected = fingerprints.get(identity)
+            if expected is None and self._partial:
                 continue
-            if identity in seen:
-                account.doubled += 1
+            if identity in stored:
+                self.report.doubled += 1
                 continue
-            seen.add(identity)
-            if known is None:
-                self.extra.add(identity)
-            elif known != mark and (identity, mark) not in others:
+            stored.add(identity)
+            if expected is None:
+                self._extra.add(identity)
+            elif expected != fingerprint and (identity, fingerprint) not in alternatives:
                 changed.add(identity)
-        account.stored += len(seen)
-        return seen, changed
+        self.report.stored += len(stored)
+        return stored, changed
 
-    def _count_files(self, number: int, seen: Collection[bytes], changed: Collection[bytes]) -> None:
+    def _count_files(self, number: int, stored: Collection[bytes], changed: Collection[bytes]) -> None:
         """Count the distinct trades of each file, stored and not; set aside what is missing or changed."""
-        asked_of: dict[bytes, int] = {}
+        strictest: dict[bytes, int] = {}
         counted: set[tuple[bytes, int]] = set()
         repeated = self._repeated(number)
-        for identity, _, symbol, when, file, asked in self.expected.bucket(number):
+        for identity, _, symbol, day_slot, file, requirement in self._expected.trades.bucket(number):
             if identity in repeated:
                 if (identity, file) in counted:
                     continue
                 counted.add((identity, file))
-            if identity in seen and identity not in changed:
-                self.stored_of[file] = self.stored_of.get(file, 0) + 1
+            if identity in stored and identity not in changed:
+                self._stored_of[file] = self._stored_of.get(file, 0) + 1
                 continue
-            self.missing_of[file] = self.missing_of.get(file, 0) + 1
+            self._missing_of[file] = self._missing_of.get(file, 0) + 1
             if identity in changed:
-                self.changed.add(identity, asked)
+                self._changed.add(identity, requirement)
                 continue
-            if identity not in repeated or asked < asked_of.get(identity, OLD + 1):
-                # Again with a stricter demand: the reader takes the last one.
-                self.missing.add(identity, symbol, when, asked)
-                asked_of[identity] = asked
+            if identity not in repeated or requirement < strictest.get(identity, OLD + 1):
+                # A trade is added again with a stricter requirement; the reader takes the last record.
+                self._missing.add(identity, symbol, day_slot, requirement)
+                strictest[identity] = requirement
 
     def _repeated(self, number: int) -> set[bytes]:
-        """Identities of the bucket that occur in several rows."""
+        """Return the identities of a bucket that occur in several rows."""
         seen: set[bytes] = set()
         repeated: set[bytes] = set()
-        for identity, *_ in self.expected.bucket(number):
+        for identity, *_ in self._expected.trades.bucket(number):
             (repeated if identity in seen else seen).add(identity)
         return repeated
 
     def _compare_topic(self, number: int, missing: set[bytes]) -> None:
-        on_topic = {identity for (identity,) in self.on_topic.bucket(number)}
-        self.account.in_kafka = (self.account.in_kafka or 0) + len(on_topic)
-        if self.account.lost_before_kafka is not None:
-            self.account.lost_before_kafka += len(missing - on_topic)
+        on_topic = {identity for (identity,) in self._on_topic.bucket(number)}
+        self.report.in_kafka = (self.report.in_kafka or 0) + len(on_topic)
+        if self.report.lost_before_kafka is not None:
+            self.report.lost_before_kafka += len(missing - on_topic)
 
-    # The second look
+    # The second check
 
     def explain_missing(self, deadline: float) -> None:
-        """Of what is missing or changed: what is on its way, or too old; the rest is lost or altered."""
-        if not self.missing.count and not self.changed.count:
+        """Divide what is missing or changed into on its way, expired, and lost or altered."""
+        if not self._missing.count and not self._changed.count:
             return
-        ahead = self._ahead()
-        lost: dict[bytes, int] = {}  # partition by identity
+        report = self.report
+        unread = self._read_unstored()
+        lost: dict[bytes, int] = {}  # partition code by identity
         for number in range(BUCKETS):
-            on_the_way = {identity for (identity,) in ahead.bucket(number)}
-            self._explain_changed(number, on_the_way)
-            missing = {identity: (where, asked) for identity, where, asked in self._missing(number)}
-            for identity, (where, asked) in missing.items():
-                if asked == OLD:
-                    self.account.expired += 1
-                elif asked == OPEN or identity in on_the_way:
-                    self.account.in_flight += 1
+            in_flight = {identity for (identity,) in unread.bucket(number)}
+            self._explain_changed(number, in_flight)
+            missing = {
+                identity: (symbol << 32 | day_slot, requirement)
+                for identity, symbol, day_slot, requirement in self._missing.bucket(number)
+            }
+            for identity, (code, requirement) in missing.items():
+                if requirement == OLD:
+                    report.expired += 1
+                elif requirement == OPEN or identity in in_flight:
+                    report.in_flight += 1
                 else:
-                    self.account.lost_count += 1
-                    if len(lost) < ASKED_AGAIN:
-                        lost[identity] = where
-        if not self.passed:
-            self._ask_again(lost, deadline)
-        self.account.lost = sorted(identity.hex() for identity in lost)[:NAMED]
-        if self.account.lost_before_kafka is not None:
-            self.account.lost_before_kafka = min(self.account.lost_before_kafka, self.account.lost_count)
+                    report.lost_count += 1
+                    if len(lost) < READ_AGAIN:
+                        lost[identity] = code
+        if not self._is_stored:
+            self._read_lost_again(lost, deadline)
+        report.lost = sorted(identity.hex() for identity in lost)[:NAMED]
+        if report.lost_before_kafka is not None:
+            report.lost_before_kafka = min(report.lost_before_kafka, report.lost_count)
 
-    def _explain_changed(self, number: int, on_the_way: Collection[bytes]) -> None:
-        """A corrected file changes a row only when it is ingested and the stream has come to it."""
+    def _explain_changed(self, number: int, in_flight: Collection[bytes]) -> None:
+        """A corrected file changes a row only after it was ingested and the stream has stored its message."""
         changed: dict[bytes, int] = {}
-        for identity, asked in self.changed.bucket(number):
-            changed[identity] = min(asked, changed.get(identity, OLD))
-        for identity, asked in changed.items():
-            if asked == OPEN or identity in on_the_way:
-                self.account.in_flight += 1
+        for identity, requirement in self._changed.bucket(number):
+            changed[identity] = min(requirement, changed.get(identity, OLD))
+        for identity, requirement in changed.items():
+            if requirement == OPEN or identity in in_flight:
+                self.report.in_flight += 1
             else:
-                self.account.altered_count += 1
-                _name(self.account.altered, identity)
+                self.report.altered_count += 1
+                _add_name(self.report.altered, identity)
 
-    def _ahead(self) -> Spill:
-        """What lies on the topic before the stream, from where it was when the rows weren't read yet."""
-        ahead = self._spill()
-        if self.bootstrap is not None and self.lag is not None:
-            start = {n: max(self.lag.committed.get(n) or 0, first) for n, first in self.lag.beginning.items()}
-            for identity in topic_identities.identities(self.bootstrap, start):
-                ahead.add(identity)
-        return ahead
+    def _read_unstored(self) -> Spill:
+        """Read the identities on the topic that the stream hadn't stored when the rows were read."""
+        unstored = self._spill()
+        lag = self._progress.lag
+        if self._bootstrap is not None and lag is not None:
+            start = {
+                number: max(lag.committed.get(number) or 0, first) for number, first in lag.beginning.items()
+            }
+            for identity in topic_identities.read_identities(self._bootstrap, start):
+                unstored.add(identity)
+        return unstored
 
-    def _missing(self, number: int) -> Iterator[tuple[bytes, int, int]]:
-        for identity, symbol, when, asked in self.missing.bucket(number):
-            yield identity, symbol << 32 | when, asked
+    def _read_lost_again(self, lost: dict[bytes, int], deadline: float) -> None:
+        """Read the partitions of lost trades, and remove those that are there now, until none is left or the deadline.
 
-    def _ask_again(self, lost: dict[bytes, int], deadline: float) -> None:
-        """Read the partitions of what seems lost, and forget what has come, until nothing is or the deadline."""
+        ``lost``: partition code by identity.
+        """
         while lost and time.monotonic() < deadline:
             time.sleep(POLL_S)
-            for rows in read_partitions(self.session, self._reads(set(lost.values()))):
+            for rows in read_partitions(self._session, self._expected.ranges(set(lost.values()))):
                 for row in rows:
                     if lost.pop(bytes(row.trade_id), None) is not None:
-                        self.account.lost_count -= 1
-                        self.account.stored += 1
+                        self.report.lost_count -= 1
+                        self.report.stored += 1
 
     def explain_extra(self) -> None:
-        """Of what is too much: what a newer file holds, what a former content held; the rest is extra."""
-        if self.partial or not self.extra.count:
+        """Divide what is extra into trades of a newer file, trades of a former content, and the rest."""
+        if self._partial or not self._extra.count:
             return
         arrived, former = self._spill(), self._spill()
-        present = {(item.key, item.etag) for item in trade_files(self.sources)}
-        # What the ingest sent of a file before it turned out to be unreadable is no mystery.
-        self._note(arrived, (present - self.listed) | self.unreadable)
-        self._note(former, self.entries.keys() - present)
-        account = self.account
+        present = {(file.key, file.etag) for file in list_trade_files(self._sources)}
+        # A file may have been ingested in part before it became unreadable.
+        self._add_identities(arrived, (present - self._listed) | self._expected.unreadable)
+        self._add_identities(former, self._progress.entries.keys() - present)
+        report = self.report
         for number in range(BUCKETS):
             new = {identity for (identity,) in arrived.bucket(number)}
             old = {identity for (identity,) in former.bucket(number)}
-            for (identity,) in self.extra.bucket(number):
+            for (identity,) in self._extra.bucket(number):
                 if identity in new:
-                    account.stored -= 1
+                    report.stored -= 1
                 elif identity in old:
-                    account.withdrawn_count += 1
-                    _name(account.withdrawn, identity)
+                    report.withdrawn_count += 1
+                    _add_name(report.withdrawn, identity)
                 else:
-                    account.extra_count += 1
-                    _name(account.extra, identity)
+                    report.extra_count += 1
+                    _add_name(report.extra, identity)
 
     def explain_derived(self, deadline: float) -> None:
-        """Of the rows that don't follow from their trades: what is being written; the rest is wrong."""
-        if self.audit is None:
+        """Divide the derived rows that differ into those still being written and wrong ones."""
+        if self._audit is None:
             return
-        account = self.account
-        # Without a topic nobody writes, or nobody can tell.
-        account.derived_in_flight = self.audit.settle(
-            lambda: self.bootstrap is None or self._await_passed(deadline), deadline
+        report = self.report
+        # Without a topic either nobody writes, or it can't be known.
+        report.derived_in_flight = self._audit.settle(
+            lambda: self._bootstrap is None or self._progress.await_stored(deadline), deadline
         )
-        account.derived = dict(self.audit.compared)
-        account.wrong_derived = dict(self.audit.wrong)
-        account.wrong_derived_named = {table: names[:NAMED] for table, names in self.audit.named.items()}
-        account.repaired = self.audit.repaired
+        report.derived = dict(self._audit.compared)
+        report.wrong_derived = dict(self._audit.wrong)
+        report.wrong_derived_named = {table: names[:NAMED] for table, names in self._audit.named.items()}
+        report.repaired = self._audit.repaired
 
-    def _note(self, spill: Spill, files: Iterable[FileKey]) -> None:
+    def _add_identities(self, spill: Spill, files: Iterable[FileKey]) -> None:
         for key, etag in files:
-            for identity in self._identities(key, etag):
+            for identity in self._sent_identities(key, etag):
                 spill.add(identity)
 
-    def _identities(self, key: str, etag: str) -> Iterator[bytes]:
-        """What the ingest of a file wrote down before it sent anything."""
+    def _sent_identities(self, key: str, etag: str) -> Iterator[bytes]:
+        """Read the identities that the ingest of a file wrote to S3 before it sent anything."""
         folder = f"{IDENTITIES}{file_id(key, etag)}/"
-        for item in objects(self.s3, self.bucket, folder):
-            body = self.s3.get_object(Bucket=self.bucket, Key=item["Key"])["Body"].read()
+        for item in list_objects(self._s3, self._bucket, folder):
+            body = self._s3.get_object(Bucket=self._bucket, Key=item["Key"])["Body"].read()
             yield from (body[start : start + 16] for start in range(0, len(body), 16))
 
-    def tell_ledger(self) -> None:
-        """Note the files whose trades are all stored."""
-        if self.ledger is None:
+    def update_ledger(self) -> None:
+        """Note in the ledger the files whose trades are all stored."""
+        if self._ledger is None:
             return
-        for number, item in enumerate(self.files):
-            entry = self.entries.get((item.key, item.etag))
-            if entry is None or entry.state is not FileState.DONE or self.missing_of.get(number):
+        for number, file in enumerate(self._expected.files):
+            entry = self._progress.entries.get((file.key, file.etag))
+            if entry is None or entry.state is not FileState.DONE or self._missing_of.get(number):
                 continue
-            if (item.key, item.etag) in self.unreadable:
+            if (file.key, file.etag) in self._expected.unreadable:
                 continue
-            stored = self.stored_of.get(number, 0)
+            stored = self._stored_of.get(number, 0)
             if entry.stored != stored:
-                self.ledger.reconciled(item.key, item.etag, stored)
+                self._ledger.reconciled(file.key, file.etag, stored)
 
 
-def _name(names: list[str], identity: bytes) -> None:
+def _add_name(names: list[str], identity: bytes) -> None:
     if len(names) < NAMED:
         names.append(identity.hex())
-
-
-def _slot_start(day: str, slot: int) -> int:
-    """Milliseconds since 1970 UTC at which a slot of New York's day begins."""
-    minutes = slot * SLOT_MINUTES
-    local = datetime.fromisoformat(f"{day}T{minutes // 60:02d}:{minutes % 60:02d}").replace(tzinfo=NEW_YORK)
-    return int(local.timestamp()) * 1000

@@ -1,32 +1,32 @@
-"""The account of all trades: what an on-call engineer reads, and what programs test."""
+"""The reconciliation report: the counts that an on-call engineer reads and that programs check."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-NAMED = 100  # identities that an account lists by name at most
+NAMED = 100  # identities that a report lists by name at most
 
 
 @dataclass(slots=True)
 class ReconciliationReport:
-    """What became of the trades.
+    """The result of a reconciliation.
 
-    Counts are rows of files, but ``in_kafka`` and ``stored`` are distinct identities.
-    ``read`` = ``accepted`` + rejected; ``duplicates``: accepted rows whose identity another row has.
-    ``produced``: messages that the ledger says were acknowledged. ``in_kafka``: None when it wasn't asked
-    for. ``lost``, ``extra`` and ``altered`` name up to 100 identities; their counts are exact.
-    ``lost_before_kafka``: how many of the lost aren't on the topic, where it still goes back to its beginning.
-    ``in_flight``: not stored, but on its way: its file isn't wholly ingested, or its message lies before the
-    stream. ``withdrawn``: stored, and in the content that a file had once, but in none that S3 has now.
-    ``expired``: not stored, and older than Cassandra keeps trades.
-    ``derived``: rows of derived tables that were compared with what follows from the stored trades, by table, if asked
-    for; ``wrong_derived``: those that differ, by table (``trade``: the mark of a cancel), up to 100 a table by name;
-    ``derived_in_flight``: those that are still being written; ``repaired``: how many of the wrong ones were written
-    anew.
-    ``stream_losses``: what Kafka deleted before it was stored, by partition and offsets, and what came of it.
-    ``unread``: files that the ingest hasn't read to their end (waiting, being read, failed, damaged), up to 100 with
-    their state; ``unread_count`` is exact. ``unreadable``: files that could not be read for it, with the reason.
+    Counts are rows of files, except ``in_kafka`` and ``stored``, which are distinct identities. Lists of names have up
+    to 100 entries; counts are exact.
+
+    - ``read`` = ``accepted`` + rejected; ``duplicates``: accepted rows whose identity another row has.
+    - ``produced``: messages that Kafka acknowledged, by the ledger. ``in_kafka``: None if the topic wasn't read.
+    - ``lost_before_kafka``: how many lost trades aren't on the topic; None if the topic no longer has its beginning.
+    - ``in_flight``: not stored yet: the file isn't ingested completely, or the message waits for the stream.
+    - ``withdrawn``: stored, and in a former content of a file, but in no file that S3 has now.
+    - ``expired``: not stored, and older than Cassandra keeps trades.
+    - ``derived``: by table, rows of derived tables that were compared with what follows from the stored trades.
+      ``wrong_derived``: by table, rows that differ (``trade``: the mark of a cancel). ``derived_in_flight``: rows that
+      are still being written. ``repaired``: how many wrong rows were corrected.
+    - ``stream_losses``: messages that Kafka deleted before they were stored, and the outcome.
+    - ``unread``: files that the ingest hasn't read to their end (waiting, being read, failed, damaged), with their
+      state. ``unreadable``: files that the reconciliation couldn't read, with the reason.
     """
 
     files: int = 0
@@ -62,14 +62,14 @@ class ReconciliationReport:
 
     @property
     def complete(self) -> bool:
-        """Every file was read; every accepted trade is stored once, as it was delivered; all else follows."""
+        """Whether every file was read, every accepted trade is stored once, and no table is wrong."""
         return self.balanced and not (
             self.in_flight or self.derived_in_flight or self.unread_count or self.unreadable
         )
 
     @property
     def balanced(self) -> bool:
-        """Nothing is wrong; what is on its way may still arrive."""
+        """Whether no fault was found; trades may still be on their way."""
         return not (
             self.lost_count
             or self.extra_count
@@ -80,21 +80,20 @@ class ReconciliationReport:
 
     @property
     def wrong_derived_count(self) -> int:
-        """Rows of all derived tables that differ from what follows from the stored trades."""
+        """The number of rows of all derived tables that differ from what follows from the stored trades."""
         return sum(self.wrong_derived.values())
 
     @property
     def wrong_windows(self) -> int:
-        """Minutes of a symbol's flow that aren't the sum of their trades."""
+        """The number of flow windows that aren't the sums of their trades."""
         return self.wrong_derived.get("flow_window", 0)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, fit for ``json.dumps``.
+        """Return plain values for ``json.dumps``.
 
-        ``rejected``, ``lost``, ``extra``, ``altered``, ``withdrawn``, ``unread`` are numbers here; beside them
-        ``rejected_by_reason``, the named identities as ``lost_trades``, ``extra_trades``, ``altered_trades``,
-        ``withdrawn_trades``, the files as ``unread_files``; the numbers ``wrong_windows`` and ``wrong_derived_count``;
-        and ``complete``.
+        ``rejected``, ``lost``, ``extra``, ``altered``, ``withdrawn`` and ``unread`` are numbers here. The names are in
+        ``rejected_by_reason``, ``lost_trades``, ``extra_trades``, ``altered_trades``, ``withdrawn_trades`` and
+        ``unread_files``. Added are ``wrong_windows``, ``wrong_derived_count`` and ``complete``.
         """
         plain = asdict(self)
         for name in ("lost", "extra", "altered", "withdrawn"):

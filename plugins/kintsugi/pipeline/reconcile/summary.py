@@ -1,4 +1,4 @@
-"""The account of one installation as numbers: what ``build/demo.json`` and ``make reconcile`` say."""
+"""The reconciliation report as numbers, for ``build/demo.json`` and ``make reconcile``."""
 
 from __future__ import annotations
 
@@ -9,54 +9,54 @@ if TYPE_CHECKING:
     from kintsugi.pipeline.reconcile.report import ReconciliationReport
 
 
-def summary(account: ReconciliationReport) -> dict[str, Any]:
-    """Counts, the rejected by reason, and by name (at most 100 each) what is lost, extra, altered or wrong."""
+def summarize_report(report: ReconciliationReport) -> dict[str, Any]:
+    """Return counts, rejected rows by reason, and the names (at most 100 each) of lost, extra, altered, wrong rows."""
     return {
-        "read": account.read,
-        "accepted": account.accepted,
-        "rejected": sum(account.rejected.values()),
-        "rejected_by_reason": dict(account.rejected),
-        "duplicates": account.duplicates,
-        "produced": account.produced,
-        "in_kafka": account.in_kafka,
-        "stored": account.stored,
-        "lost": account.lost_count,
-        "doubled": account.doubled,
-        "extra": account.extra_count,
-        "altered": account.altered_count,
-        "lost_before_kafka": account.lost_before_kafka,
-        "in_flight": account.in_flight,
-        "withdrawn": account.withdrawn_count,
-        "expired": account.expired,
-        "unread": account.unread_count,
-        "unreadable": len(account.unreadable),
-        "windows": account.derived.get("flow_window", 0),
-        "wrong_windows": account.wrong_windows,
-        "derived": dict(account.derived),
-        "wrong_derived": account.wrong_derived_count,
-        "wrong_derived_by_table": dict(account.wrong_derived),
-        "repaired": account.repaired,
-        "complete": account.complete,
+        "read": report.read,
+        "accepted": report.accepted,
+        "rejected": sum(report.rejected.values()),
+        "rejected_by_reason": dict(report.rejected),
+        "duplicates": report.duplicates,
+        "produced": report.produced,
+        "in_kafka": report.in_kafka,
+        "stored": report.stored,
+        "lost": report.lost_count,
+        "doubled": report.doubled,
+        "extra": report.extra_count,
+        "altered": report.altered_count,
+        "lost_before_kafka": report.lost_before_kafka,
+        "in_flight": report.in_flight,
+        "withdrawn": report.withdrawn_count,
+        "expired": report.expired,
+        "unread": report.unread_count,
+        "unreadable": len(report.unreadable),
+        "windows": report.derived.get("flow_window", 0),
+        "wrong_windows": report.wrong_windows,
+        "derived": dict(report.derived),
+        "wrong_derived": report.wrong_derived_count,
+        "wrong_derived_by_table": dict(report.wrong_derived),
+        "repaired": report.repaired,
+        "complete": report.complete,
         "named": {
-            "lost": account.lost,
-            "extra": account.extra,
-            "altered": account.altered,
-            "withdrawn": account.withdrawn,
-            "unread": account.unread,
-            "unreadable": account.unreadable[:100],
-            "wrong_derived": account.wrong_derived_named,
+            "lost": report.lost,
+            "extra": report.extra,
+            "altered": report.altered,
+            "withdrawn": report.withdrawn,
+            "unread": report.unread,
+            "unreadable": report.unreadable[:100],
+            "wrong_derived": report.wrong_derived_named,
         },
     }
 
 
-def at_fault(counted: Mapping[str, Any]) -> bool:
-    """Whether a `summary` says that a trade is lost or doubled, in a table or in what is added up."""
-    return bool(counted["lost"] or counted["doubled"] or counted["wrong_derived"])
+def has_faults(summary: Mapping[str, Any]) -> bool:
+    """Whether a trade is lost or doubled, or a row of a derived table is wrong."""
+    return bool(summary["lost"] or summary["doubled"] or summary["wrong_derived"])
 
 
-def said(counted: Mapping[str, Any]) -> str:
-    """What a run of faults says of a `summary` at its end."""
+def format_summary(summary: Mapping[str, Any]) -> str:
+    """Format the counts that a run of fault injections prints at its end."""
     return (
-        f"lost {counted['lost']}, doubled {counted['doubled']}, wrong derived rows {counted['wrong_derived']}, "
-        f"stored {counted['stored']:,}"
+        f"lost {summary['lost']}, doubled {summary['doubled']}, wrong derived rows {summary['wrong_derived']}, "
+        f"stored {summary['stored']:,}"
     )

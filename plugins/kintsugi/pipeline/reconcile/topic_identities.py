@@ -1,4 +1,4 @@
-"""Identities of the trades on the topic, read without joining any group."""
+"""Read the identities of the trades on the topic, without joining a consumer group."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from collections.abc import Iterator, Mapping
 
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.settings import TOPIC
-from kintsugi.pipeline.trade_identity import CANARY_SYMBOL
+from kintsugi.pipeline.trade_identity import SYNTHETIC_SYMBOL
 
 IDENTITY_BYTES = 16
 
 
-def identities(bootstrap: list[str], start: Mapping[int, int] | None = None) -> Iterator[bytes]:
-    """The identities of the trades on the topic, canaries aside, to its present end.
+def read_identities(bootstrap: list[str], start: Mapping[int, int] | None = None) -> Iterator[bytes]:
+    """Yield the identities of the trades on the topic up to its current end, without synthetic trades.
 
-    ``start``: offsets by partition, or the beginning. One that was sent twice comes twice. Raises KintsugiError
-    when Kafka can't be read.
+    ``start``: offsets by partition; default: the beginning. A trade that was sent twice is yielded twice. Raises
+    KintsugiError when Kafka can't be read.
     """
     from kafka.errors import KafkaError
 
     try:
-        yield from _identities(bootstrap, start)
+        yield from _consume_identities(bootstrap, start)
     except KafkaError as error:
         raise KintsugiError(
-            f"cannot read the topic {TOPIC} from {', '.join(bootstrap)}: {error!r}; are enough Kafka brokers up?"
+            f"cannot read the topic {TOPIC} from {', '.join(bootstrap)}: {error!r}; check that the Kafka brokers are up"
         ) from error
 
 
-def _identities(bootstrap: list[str], start: Mapping[int, int] | None) -> Iterator[bytes]:
+def _consume_identities(bootstrap: list[str], start: Mapping[int, int] | None) -> Iterator[bytes]:
     from kafka import KafkaConsumer, TopicPartition
 
     consumer = KafkaConsumer(
@@ -46,17 +46,20 @@ def _identities(bootstrap: list[str], start: Mapping[int, int] | None) -> Iterat
                 consumer.seek_to_beginning(partition)
             else:
                 consumer.seek(partition, start.get(partition.partition, 0))
-        canary = CANARY_SYMBOL.encode()
+        synthetic = SYNTHETIC_SYMBOL.encode()
         while any(consumer.position(partition) < end for partition, end in ends.items()):
             for messages in consumer.poll(timeout_ms=1000, max_records=5000).values():
-                found = (trade_id_of(m.value) for m in messages if m.key != canary)
-                yield from (identity for identity in found if identity is not None)
+                identities = (parse_identity(m.value) for m in messages if m.key != synthetic)
+                yield from (identity for identity in identities if identity is not None)
     finally:
         consumer.close()
 
 
-def trade_id_of(value: bytes | None) -> bytes | None:
-    """The identity in a message of the topic; it is the first field, so it can be cut out. None: it has none."""
+def parse_identity(value: bytes | None) -> bytes | None:
+    """Return the identity in a message of the topic, None if it has none.
+
+    It is the first field of our own messages, so it is read without parsing the whole message.
+    """
     try:
         if value is None:
             return None
@@ -64,5 +67,5 @@ def trade_id_of(value: bytes | None) -> bytes | None:
             return bytes.fromhex(value[13:45].decode())
         identity = bytes.fromhex(json.loads(value)["trade_id"])
     except (ValueError, TypeError, KeyError, RecursionError):
-        return None  # anybody may have put it there; the stream makes a dead letter of it
+        return None  # not one of our messages; the stream makes a dead letter of it
     return identity if len(identity) == IDENTITY_BYTES else None

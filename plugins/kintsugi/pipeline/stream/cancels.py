@@ -1,17 +1,17 @@
-"""Which trade does a cancel take back? A pure function of what is on record, so the order of arrival is nothing to it.
+"""Find the trade that a cancel cancels: a pure function of the recorded trades, independent of their order of arrival.
 
-A cancel (condition 40 to 44) repeats its trade: contract, exchange, size and price, and it names the trade's condition.
-OPRA's kinds say which report of the contract is meant; their names and sources are in docs/decisions/0115.
+A cancel (condition 40 to 44) repeats the contract, exchange, size and price of its trade, and has the trade's
+condition. OPRA's kinds say which report of the contract is cancelled; docs/decisions/0115 has their names and sources.
 
-| condition | OPRA | takes back |
+| condition | OPRA | cancels |
 |---|---|---|
 | 40 | CANC | a report that was neither the last nor the opening one |
 | 41 | CNCL | the last report of the contract |
-| 42 | CNCO | the opening report, although later ones have come |
+| 42 | CNCO | the opening report, although later ones exist |
 | 43 | CNOL | the only report of the contract |
 | 44 | a stopped trade's cancel | a report of a stopped trade |
 
-Whether a cancel also repeats the sequence number of its trade is not said anywhere, so both are allowed for.
+No document says whether a cancel also repeats the sequence number of its trade, so both are possible here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OPENING = 42  # CNCO
 
 
 class Candidate(NamedTuple):
-    """A trade or a cancel that agrees with the others in everything but time and sequence number.
+    """A trade or a cancel that differs from the others only in time and sequence number.
 
     ``opening``: a cancel of the opening report of its contract.
     """
@@ -34,41 +34,43 @@ class Candidate(NamedTuple):
     opening: bool = False
 
 
-def match(cancels: Iterable[Candidate], trades: Iterable[Candidate]) -> dict[bytes, bytes]:
-    """Cancel → the trade that it takes back; a cancel without one isn't in the answer.
+def match_cancels(cancels: Iterable[Candidate], trades: Iterable[Candidate]) -> dict[bytes, bytes]:
+    """Match cancels with trades; returns trade by cancel, without the cancels that match none.
 
-    All arguments agree in contract, exchange, size, price, and the cancels' cancelled condition is the
-    trades' condition. A cancel takes back at most one trade, no later than itself, and a trade is taken back
-    once: first by the cancel with its sequence number; then every other cancel, in the order of time,
-    takes the latest trade that is left, and one of an opening report (CNCO) the earliest.
+    All arguments have the same contract, exchange, size and price, and the cancels' cancelled condition is the trades'
+    condition. A cancel cancels at most one trade, which isn't later than itself. A trade is cancelled once:
+
+    1. by the cancel with its sequence number;
+    2. then by the other cancels in the order of time: each cancels the latest trade that is left, but a cancel of an
+       opening report (CNCO) the earliest.
     """
-    found, waiting, left = _by_sequence(cancels, trades)
-    for cancel in waiting:
-        before = [t for t in left if t.ts <= cancel.ts]
+    matches, unmatched, left = _match_by_sequence(cancels, trades)
+    for cancel in unmatched:
+        before = [trade for trade in left if trade.ts <= cancel.ts]
         if before:
-            taken = before[0] if cancel.opening else before[-1]
-            found[cancel.trade_id] = taken.trade_id
-            left.remove(taken)
-    return found
+            trade = before[0] if cancel.opening else before[-1]
+            matches[cancel.trade_id] = trade.trade_id
+            left.remove(trade)
+    return matches
 
 
-def all_by_sequence(cancels: Iterable[Candidate], trades: Iterable[Candidate]) -> bool:
-    """Whether every cancel finds its own trade by sequence number, so that no earlier trade can matter."""
-    return not _by_sequence(cancels, trades)[1]
+def all_match_by_sequence(cancels: Iterable[Candidate], trades: Iterable[Candidate]) -> bool:
+    """Whether every cancel matches a trade by sequence number, so that earlier trades can't change the result."""
+    return not _match_by_sequence(cancels, trades)[1]
 
 
-def _by_sequence(
+def _match_by_sequence(
     cancels: Iterable[Candidate], trades: Iterable[Candidate]
 ) -> tuple[dict[bytes, bytes], list[Candidate], list[Candidate]]:
-    """Cancel → trade by sequence number; the cancels without one, and the trades that are left, both in order."""
+    """Match by sequence number; returns trade by cancel, the unmatched cancels, and the trades left, both in order."""
     left = sorted(set(trades))
-    found: dict[bytes, bytes] = {}
-    waiting = []
+    matches: dict[bytes, bytes] = {}
+    unmatched = []
     for cancel in sorted(set(cancels)):
-        same = [t for t in left if t.sequence == cancel.sequence and t.ts <= cancel.ts]
+        same = [trade for trade in left if trade.sequence == cancel.sequence and trade.ts <= cancel.ts]
         if same:
-            found[cancel.trade_id] = same[-1].trade_id
+            matches[cancel.trade_id] = same[-1].trade_id
             left.remove(same[-1])
         else:
-            waiting.append(cancel)
-    return found, waiting, left
+            unmatched.append(cancel)
+    return matches, unmatched, left

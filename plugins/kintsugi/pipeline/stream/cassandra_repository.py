@@ -1,6 +1,6 @@
-"""Cassandra as the `derived.Store`: reads the truth, writes what follows from it, all at LOCAL_QUORUM.
+"""The `DerivedRepository` in Cassandra: reads stored trades and writes derived rows, all at LOCAL_QUORUM.
 
-Every statement is idempotent; one that fails (a node is being replaced) is sent again until a deadline.
+Every statement is idempotent. A statement that fails, because a node is being replaced, is sent again until a deadline.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from kintsugi.core.errors import KintsugiError
 from kintsugi.core.settings import KEYSPACE
-from kintsugi.pipeline.stream.cassandra_sink import cassandra_date
+from kintsugi.pipeline.stream.cassandra_sink import RETRY_SECONDS, await_result
+from kintsugi.pipeline.stream.cql_values import cassandra_date
 from kintsugi.pipeline.stream.derived_records import (
     Day,
     DayRecord,
@@ -35,17 +35,16 @@ from kintsugi.pipeline.stream.derived_table_keys import (
     Row,
     Table,
     Write,
-    cancel_of,
+    cancel_from_row,
 )
 from kintsugi.pipeline.stream.flow_windows import WINDOW_MS, flow_of
-from kintsugi.pipeline.stream.stored_trades import milliseconds
+from kintsugi.pipeline.stream.stored_trades import to_milliseconds
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
 
 IN_FLIGHT = 64
 BATCHED = 30
-RETRY_SECONDS = 60.0
 DRIVER = "stream_trades"
 STORED = (
     "trade_id, ts, sequence, option_type, side, size, price, delta, canceled, WRITETIME(canceled) AS stamp"
@@ -55,7 +54,7 @@ Statement = tuple[Any, tuple[Any, ...]]
 
 
 class CassandraRepository:
-    """One driver's session; closed with the session's cluster."""
+    """The statements of one driver's session; closed with the session's cluster."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -74,9 +73,9 @@ class CassandraRepository:
             self._select(UNUSUAL_CANCELED, day),
         )
         self._window = self._prepare(f"{slot} AND ts >= ? AND ts < ?")
-        # Filtering stays within one window of a partition, and only the few cancels ask. A page is full when enough
-        # rows fit, however many were read: over a whole partition it took longer than Cassandra lets a read take.
-        self._alike = self._prepare(
+        # Only the few cancels filter, and only within one window of a partition. Cassandra reads until enough rows
+        # match to fill a page: over a whole partition that took longer than its read time-out.
+        self._matching = self._prepare(
             f"{slot} AND ts >= ? AND ts < ? AND root = ? AND expiration = ? AND strike = ? AND option_type = ? "
             "AND exchange = ? AND size = ? AND price = ? AND condition = ? ALLOW FILTERING"
         )
@@ -91,7 +90,7 @@ class CassandraRepository:
         }
 
     def claim(self, epoch: int) -> None:
-        """Last write wins by timestamp, and the timestamp is the epoch: the youngest stays, whoever writes when."""
+        """Record the epoch; its write timestamp is the epoch, so the youngest driver wins, whoever writes last."""
         list(self._run([(self._claim, (epoch, epoch))]))
 
     def driver_state(self) -> DriverState:
@@ -101,30 +100,30 @@ class CassandraRepository:
     def days(self, days: Sequence[Day]) -> Mapping[Day, DayRecord]:
         keys = [(symbol, cassandra_date(date)) for symbol, date in days]
         rows = self._run((statement, key) for key in keys for statement in self._of_day)
-        found = {}
+        records = {}
         for day in days:
             windows, cancels, unusual, unusual_canceled = (next(rows) for _ in self._of_day)
-            found[day] = DayRecord(
-                [milliseconds(row.window_start) for row in windows],
-                [milliseconds(row.window_start) for row in windows if row.signal],
-                [cancel_of(read_row(CANCEL, row)) for row in cancels],
+            records[day] = DayRecord(
+                [to_milliseconds(row.window_start) for row in windows],
+                [to_milliseconds(row.window_start) for row in windows if row.signal],
+                [cancel_from_row(read_row(CANCEL, row)) for row in cancels],
                 [read_row(UNUSUAL_TRADE, row) for row in unusual],
                 [read_row(UNUSUAL_CANCELED, row) for row in unusual_canceled],
             )
-        return found
+        return records
 
     def windows(self, keys: Sequence[WindowKey]) -> Mapping[WindowKey, Iterable[StoredTrade]]:
-        asked = ((self._window, _bounds(key)) for key in keys)
+        statements = ((self._window, _window_bounds(key)) for key in keys)
         return {
-            key: [_stored(row, key.slot) for row in rows if row.canceled is False]
-            for key, rows in zip(keys, self._run(asked), strict=True)
+            key: [_stored_trade(row, key.slot) for row in rows if row.canceled is False]
+            for key, rows in zip(keys, self._run(statements), strict=True)
         }
 
-    def alike(self, columns: MatchColumns, keys: Sequence[WindowKey]) -> Iterable[StoredTrade]:
-        rest = (columns.root, cassandra_date(columns.expiration), *columns[2:])
-        asked = ((self._alike, (*_bounds(key), *rest)) for key in keys)
-        for key, rows in zip(keys, self._run(asked), strict=True):
-            yield from (_stored(row, key.slot) for row in rows)
+    def matching_trades(self, columns: MatchColumns, keys: Sequence[WindowKey]) -> Iterable[StoredTrade]:
+        values = (columns.root, cassandra_date(columns.expiration), *columns[2:])
+        statements = ((self._matching, (*_window_bounds(key), *values)) for key in keys)
+        for key, rows in zip(keys, self._run(statements), strict=True):
+            yield from (_stored_trade(row, key.slot) for row in rows)
 
     def write(self, writes: Sequence[Write], timestamp: int) -> None:
         """Write all of them, in batches of one partition each."""
@@ -145,45 +144,32 @@ class CassandraRepository:
         list(self._run(batches))
 
     def _statement(self, write: Write, timestamp: int) -> tuple[Any, Statement]:
-        """The partition that a write is for, and its statement with values."""
+        """Return the partition of a write, and its statement with values."""
         if isinstance(write, Mark):
-            place = _bound_values(write.place, _PLACE)
-            return ("trade", *place[:3]), (self._mark[write.column], (timestamp, write.value, *place))
+            key = _bound_values(write.trade_key, _TRADE_KEY_TYPES)
+            return ("trade", *key[:3]), (self._mark[write.column], (timestamp, write.value, *key))
         table = write.table
         key = write.key if isinstance(write, Delete) else table.key_of(write.row)
         partition = (table.name, *key[: table.partition])
         if isinstance(write, Delete):
             return partition, (
                 self._drop[table.name],
-                (timestamp, *_bound_values(key, _kinds(table, table.key))),
+                (timestamp, *_bound_values(key, _column_types(table, table.key))),
             )
-        values = _bound_values(write.row, _kinds(table, table.names))
+        values = _bound_values(write.row, _column_types(table, table.names))
         return partition, (self._put[table.name], (*values, timestamp))
 
     def _run(self, statements: Iterable[Statement]) -> Iterator[list[Any]]:
-        """The rows of each statement, in order; many are in flight at a time."""
+        """Run statements, many at a time; yields the rows of each, in order."""
         deadline = time.monotonic() + RETRY_SECONDS
         source = iter(statements)
-        while wave := list(islice(source, IN_FLIGHT)):
-            futures = [self._session.execute_async(*self._bound(*statement)) for statement in wave]
-            for statement, future in zip(wave, futures, strict=True):
-                yield self._result(statement, future, deadline)
-
-    def _bound(self, statement: Any, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (statement, values) if values else (statement,)
-
-    def _result(self, statement: Statement, future: Any, deadline: float) -> list[Any]:
-        while True:
-            try:
-                return list(future.result())
-            except Exception as error:
-                if time.monotonic() > deadline:
-                    raise KintsugiError(
-                        f"Cassandra refused what follows from the trades for {RETRY_SECONDS:.0f} s: {error}; "
-                        "the stream will try the batch again, look at the health of the cassandra nodes"
-                    ) from error
-            time.sleep(0.2)
-            future = self._session.execute_async(*self._bound(*statement))
+        while group := list(islice(source, IN_FLIGHT)):
+            senders = [
+                partial(self._session.execute_async, statement, values or None) for statement, values in group
+            ]
+            futures = [send() for send in senders]
+            for send, future in zip(senders, futures, strict=True):
+                yield await_result(send, future, deadline)
 
     def _select(self, table: Table, where: str) -> Any:
         return self._prepare(f"SELECT {', '.join(table.names)} FROM {KEYSPACE}.{table.name} WHERE {where}")
@@ -204,46 +190,49 @@ class CassandraRepository:
         return statement
 
 
-def _bounds(key: WindowKey) -> tuple[Any, ...]:
-    """A window as the statements take it: its partition, and from when to when."""
+def _window_bounds(key: WindowKey) -> tuple[Any, ...]:
+    """Return a window as values of a statement: its partition, its start and its end."""
     return key.symbol, cassandra_date(key.trade_date), key.slot, key.start, key.start + WINDOW_MS
 
 
-_PLACE = ("text", "date", "smallint", "timestamp", "blob")
+_TRADE_KEY_TYPES = ("text", "date", "smallint", "timestamp", "blob")
 
 
 @cache
-def _kinds(table: Table, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The CQL types of these columns."""
-    kinds = dict(table.columns)
-    return tuple(kinds[name] for name in names)
+def _column_types(table: Table, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the CQL types of these columns."""
+    types = dict(table.columns)
+    return tuple(types[name] for name in names)
 
 
-def _bound_values(values: tuple[Any, ...], kinds: tuple[str, ...]) -> tuple[Any, ...]:
-    """Values as the driver takes them: a date comes as ``YYYY-MM-DD``."""
+def _bound_values(values: tuple[Any, ...], types: tuple[str, ...]) -> tuple[Any, ...]:
+    """Convert values for the driver: a date is ``YYYY-MM-DD`` before."""
     return tuple(
-        cassandra_date(value) if kind == "date" else value for value, kind in zip(values, kinds, strict=True)
+        cassandra_date(value) if cql_type == "date" else value
+        for value, cql_type in zip(values, types, strict=True)
     )
 
 
 def read_row(table: Table, row: Any) -> Row:
-    """A row that the driver returned, columns in the order of the table's, as `derived_tables` has rows."""
-    return tuple(_read_value(value, kind) for value, (_, kind) in zip(row, table.columns, strict=True))
+    """Convert a row of the driver, which has all columns of the table in order, to a `Row`."""
+    return tuple(
+        _read_value(value, cql_type) for value, (_, cql_type) in zip(row, table.columns, strict=True)
+    )
 
 
-def _read_value(value: Any, kind: str) -> Any:
+def _read_value(value: Any, cql_type: str) -> Any:
     if value is None:
-        return frozenset() if kind == "frozen<set<blob>>" else None
-    if kind == "date":
+        return frozenset() if cql_type == "frozen<set<blob>>" else None
+    if cql_type == "date":
         return str(value)
-    if kind == "timestamp":
-        return milliseconds(value)
-    if kind == "frozen<set<blob>>":
+    if cql_type == "timestamp":
+        return to_milliseconds(value)
+    if cql_type == "frozen<set<blob>>":
         return frozenset(map(bytes, value))
-    return bytes(value) if kind == "blob" else value
+    return bytes(value) if cql_type == "blob" else value
 
 
-def _stored(row: Any, slot: int) -> StoredTrade:
-    ts = milliseconds(row.ts)
+def _stored_trade(row: Any, slot: int) -> StoredTrade:
+    ts = to_milliseconds(row.ts)
     flow = flow_of(ts, row.option_type, row.side, row.size, row.price, row.delta)
     return StoredTrade(bytes(row.trade_id), ts, slot, row.sequence, flow, row.stamp)

@@ -1,9 +1,8 @@
-"""Rows into Cassandra from the executors of Spark: unlogged batches of one partition each, many in flight.
+"""Write rows to Cassandra from the executors of Spark: unlogged batches of one partition each, many in flight.
 
-Every statement is an upsert by the trade's identity, so whatever is written twice is one row, and a
-failed write is simply sent again until a deadline. A trade's row carries the timestamp of its message
-(`schema.VERSION_COLUMN`), so of several versions the one that came last to Kafka stays, as a whole, whoever writes it
-when.
+Every statement is an upsert by the trade's identity. So two writes of a trade make one row, and a failed write is sent
+again until a deadline. A trade's row has the timestamp of its message (`schema.VERSION_COLUMN`). So of several versions
+the whole row of the last one on the topic wins, in whatever order they are written.
 """
 
 from __future__ import annotations
@@ -11,11 +10,12 @@ from __future__ import annotations
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.settings import KEYSPACE
-from kintsugi.pipeline.cassandra_session import connect
+from kintsugi.pipeline.cassandra_session import connect_session
 from kintsugi.pipeline.schema import BASELINE_COLUMNS, TRADE_COLUMNS, VERSION_COLUMN
 from kintsugi.pipeline.stream import cql_values
 
@@ -30,19 +30,17 @@ RETRY_SECONDS = 60.0
 
 Row = Sequence[Any]
 
-cassandra_date = cql_values.days
-
 _sessions: dict[tuple[str, ...], Writer] = {}
 
 
 class Writer:
-    """A session with the prepared statements of the sink; lives as long as the executor's Python worker."""
+    """A session with the prepared statements of the sink; an executor's Python worker keeps it until it ends."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.trade = _prepare(session, "trade", TRADE_COLUMNS)
-        self.versioned_trade = _prepare(session, "trade", TRADE_COLUMNS, versioned=True)
-        self.baseline = _prepare(session, "baseline", BASELINE_COLUMNS)
+        self.trade = _prepare_insert(session, "trade", TRADE_COLUMNS)
+        self.versioned_trade = _prepare_insert(session, "trade", TRADE_COLUMNS, versioned=True)
+        self.baseline = _prepare_insert(session, "baseline", BASELINE_COLUMNS)
 
     def write(
         self,
@@ -52,44 +50,48 @@ class Writer:
         retry_for: float,
         encoded: bool = False,
     ) -> int:
-        """Write groups of rows, each group within one partition; returns the rows written.
+        """Write groups of rows, each group within one partition; returns the number of rows.
 
-        ``encoded``: the values are bytes as `cql_values` makes them, not to be bound by the driver. Raises
-        KintsugiError when a batch still fails after ``retry_for`` seconds.
+        ``encoded``: the values are bytes from `cql_values`, which the driver needn't bind. Raises KintsugiError when a
+        batch still fails after ``retry_for`` seconds.
         """
         deadline = time.monotonic() + retry_for
         waiting: deque[tuple[Any, Any]] = deque()
-        written = 0
+        count = 0
         for group in groups:
             for start in range(0, len(group), ROWS_PER_BATCH):
                 rows = group[start : start + ROWS_PER_BATCH]
                 batch = unlogged_batch(statement, rows, encoded=encoded)
-                written += len(rows)
+                count += len(rows)
                 if len(waiting) >= IN_FLIGHT:
-                    self._finish(*waiting.popleft(), deadline)
-                waiting.append((batch, self.session.execute_async(batch)))
+                    await_result(*waiting.popleft(), deadline)
+                send = partial(self.session.execute_async, batch)
+                waiting.append((send, send()))
         while waiting:
-            self._finish(*waiting.popleft(), deadline)
-        return written
+            await_result(*waiting.popleft(), deadline)
+        return count
 
-    def _finish(self, batch: Any, future: Any, deadline: float) -> None:
-        """Wait for one batch; send it again while it fails, until the deadline."""
-        while True:
-            try:
-                future.result()
-                return
-            except Exception as error:
-                if time.monotonic() > deadline:
-                    raise KintsugiError(
-                        f"Cassandra refused a batch for {RETRY_SECONDS:.0f} s: {error}; "
-                        "the stream will try it again, look at the health of the cassandra nodes"
-                    ) from error
-            time.sleep(0.2)
-            future = self.session.execute_async(batch)
+
+def await_result(send: Callable[[], Any], future: Any, deadline: float) -> list[Any]:
+    """Return the rows of a statement; while it fails, it is sent again by ``send``, until the deadline.
+
+    Raises KintsugiError at the deadline (of the monotonic clock).
+    """
+    while True:
+        try:
+            return list(future.result())
+        except Exception as error:
+            if time.monotonic() > deadline:
+                raise KintsugiError(
+                    f"Cassandra refused a statement of the stream until the deadline: {error}; "
+                    "the stream will try the batch again, look at the health of the cassandra nodes"
+                ) from error
+        time.sleep(0.2)
+        future = send()
 
 
 def unlogged_batch(statement: PreparedStatement, rows: Iterable[Row], *, encoded: bool) -> BatchStatement:
-    """One idempotent batch of rows of one partition; ``encoded``: see `Writer.write`."""
+    """Return an idempotent batch of rows of one partition; ``encoded``: see `Writer.write`."""
     from cassandra.query import BatchStatement, BatchType, BoundStatement
 
     batch = BatchStatement(BatchType.UNLOGGED)
@@ -104,54 +106,55 @@ def unlogged_batch(statement: PreparedStatement, rows: Iterable[Row], *, encoded
     return batch
 
 
-def writer(contact_points: tuple[str, ...]) -> Writer:
-    """This process's Writer for a cluster, connected at first use."""
+def shared_writer(contact_points: tuple[str, ...]) -> Writer:
+    """Return this process's Writer for a cluster, connected at the first call."""
     if contact_points not in _sessions:
-        _sessions[contact_points] = Writer(connect(list(contact_points), request_timeout=5.0))
+        _sessions[contact_points] = Writer(connect_session(list(contact_points), request_timeout=5.0))
     return _sessions[contact_points]
 
 
 def arrow_sink(
     contact_points: tuple[str, ...], returned: tuple[str, ...]
 ) -> Callable[[Iterator[RecordBatch]], Iterator[RecordBatch]]:
-    """A function for ``DataFrame.mapInArrow``: writes the trades and returns columns of every row.
+    """Return a function for ``DataFrame.mapInArrow`` that writes the trades and returns columns of every row.
 
-    In: at least the columns of ``trade``, VERSION_COLUMN, those ``returned``, and ``problem`` (`message_check`): a row
-    that has one is no trade and isn't written. Out: ``returned``, a row for every row that came in.
+    Its input has at least the columns of ``trade``, VERSION_COLUMN, the ``returned`` ones, and ``problem``
+    (`message_check`). A row with a problem isn't a trade and isn't written. Its output has the ``returned`` columns of
+    every input row.
     """
 
-    def sink(batches: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
-        target = writer(contact_points)
+    def store_batches(batches: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
+        target = shared_writer(contact_points)
         for batch in batches:
-            _store(target, trades_of(batch))
+            _store_trades(target, trades_of(batch))
             yield batch.select(list(returned))
 
-    return sink
+    return store_batches
 
 
 def trades_of(batch: RecordBatch) -> RecordBatch:
-    """The rows of a batch that are trades: those without a ``problem``."""
+    """Return the rows of a batch that are trades: those without a ``problem``."""
     problems = batch.column("problem")
     return batch if problems.null_count == batch.num_rows else batch.filter(problems.is_null())
 
 
-def _store(target: Writer, batch: RecordBatch) -> None:
-    rows = cql_values.rows(batch, (*TRADE_COLUMNS, VERSION_COLUMN))
-    target.write(target.versioned_trade, by_partition(rows, 3), retry_for=RETRY_SECONDS, encoded=True)
+def _store_trades(target: Writer, batch: RecordBatch) -> None:
+    rows = cql_values.encode_rows(batch, (*TRADE_COLUMNS, VERSION_COLUMN))
+    target.write(target.versioned_trade, group_by_partition(rows, 3), retry_for=RETRY_SECONDS, encoded=True)
 
 
-def by_partition(rows: Iterable[Row], key_columns: int) -> list[list[Row]]:
-    """Group rows by their first ``key_columns`` columns: Cassandra's partition key."""
+def group_by_partition(rows: Iterable[Row], key_columns: int) -> list[list[Row]]:
+    """Group rows by their first ``key_columns`` columns, which are Cassandra's partition key."""
     groups: dict[Row, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row[:key_columns]].append(row)
     return list(groups.values())
 
 
-def _prepare(
+def _prepare_insert(
     session: Session, table: str, columns: tuple[tuple[str, str], ...], *, versioned: bool = False
 ) -> PreparedStatement:
-    """An INSERT of these columns; ``versioned``: with one more value, the timestamp of the row."""
+    """Prepare an INSERT of these columns; ``versioned``: with one more value, the timestamp of the row."""
     names = ", ".join(name for name, _ in columns)
     marks = ", ".join("?" for _ in columns)
     using = " USING TIMESTAMP ?" if versioned else ""

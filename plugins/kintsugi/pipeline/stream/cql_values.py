@@ -1,9 +1,9 @@
-"""Arrow columns → the values of Cassandra's native protocol, a column at a time.
+"""Encode Arrow columns as values of Cassandra's native protocol, a whole column at a time.
 
-The driver's own binding looks each value up and packs it alone: 25 µs for a trade of 27 columns. Whole columns
-turned to big-endian bytes and sliced cost a fifth of that. The encodings are those of the native protocol's
-specification (version 4, section 6): numbers big-endian, a date as days since 2^31 days before 1970, a time
-stamp as milliseconds since 1970, None for null.
+The driver binds each value alone: 25 µs for a trade of 27 columns. Converting whole columns to big-endian bytes and
+slicing them needs a fifth of that. The encodings are those of the native protocol's specification (version 4, section
+6): numbers big-endian, a date as days since 2^31 days before 1970, a time stamp as milliseconds since 1970, None for
+null.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kintsugi.core.errors import KintsugiError
 if TYPE_CHECKING:
     from pyarrow import Array, RecordBatch
 
-EPOCH = date(1970, 1, 1).toordinal() - 2**31  # Cassandra counts days from 2^31 days before 1970
+EPOCH = date(1970, 1, 1).toordinal() - 2**31  # day 0 of Cassandra's type date
 FIXED = {
     "double": ">f8",
     "float": ">f4",
@@ -34,11 +34,11 @@ Value = bytes | None
 Encoder = Callable[["Array"], list[Value]]
 
 
-def rows(batch: RecordBatch, columns: Sequence[tuple[str, str]]) -> list[tuple[Value, ...]]:
-    """The rows of an Arrow batch as tuples of encoded values, in the order of ``columns`` (name, CQL type).
+def encode_rows(batch: RecordBatch, columns: Sequence[tuple[str, str]]) -> list[tuple[Value, ...]]:
+    """Return the rows of an Arrow batch as tuples of encoded values, in the order of ``columns`` (name, CQL type).
 
-    A ``date`` comes as ``YYYY-MM-DD``, a ``blob`` as hex digits or bytes. Raises KintsugiError, naming the column, for
-    a type without an encoding and for a number that its type can't hold.
+    The batch has a ``date`` as ``YYYY-MM-DD``, a ``blob`` as hex digits or bytes. Raises KintsugiError, which names the
+    column, for a type without an encoding and for a number that its type can't hold.
     """
     encoded = []
     for name, kind in columns:
@@ -50,46 +50,46 @@ def rows(batch: RecordBatch, columns: Sequence[tuple[str, str]]) -> list[tuple[V
 
 
 @lru_cache(maxsize=65536)
-def days(text: str) -> int:
-    """``YYYY-MM-DD`` → days as Cassandra's type ``date`` counts them; the driver takes this number as it is."""
+def cassandra_date(text: str) -> int:
+    """Return the day ``YYYY-MM-DD`` as the number of Cassandra's type ``date``; the driver accepts this number."""
     return date.fromisoformat(text).toordinal() - EPOCH
 
 
 @lru_cache(maxsize=65536)
-def _date(text: str) -> bytes:
-    return days(text).to_bytes(4, "big")
+def _encode_date(text: str) -> bytes:
+    return cassandra_date(text).to_bytes(4, "big")
 
 
-def _dates(column: Array) -> list[Value]:
-    return [None if text is None else _date(text) for text in column.to_pylist()]
+def _encode_dates(column: Array) -> list[Value]:
+    return [None if text is None else _encode_date(text) for text in column.to_pylist()]
 
 
-def _texts(column: Array) -> list[Value]:
+def _encode_texts(column: Array) -> list[Value]:
     import pyarrow as pa
 
-    found: list[Value] = column.cast(pa.binary()).to_pylist()
-    return found
+    values: list[Value] = column.cast(pa.binary()).to_pylist()
+    return values
 
 
-def _blobs(column: Array) -> list[Value]:
+def _encode_blobs(column: Array) -> list[Value]:
     return [bytes.fromhex(value) if isinstance(value, str) else value for value in column.to_pylist()]
 
 
-def _booleans(column: Array) -> list[Value]:
+def _encode_booleans(column: Array) -> list[Value]:
     return [None if value is None else b"\x01" if value else b"\x00" for value in column.to_pylist()]
 
 
-def _fixed(code: str) -> Encoder:
-    """The encoder of a number with a width."""
+def _number_encoder(code: str) -> Encoder:
+    """Return the encoder of numbers; ``code``: NumPy's type code."""
     width = int(code[-1])
 
-    def encode(column: Array) -> list[Value]:
+    def encode_numbers(column: Array) -> list[Value]:
         import pyarrow.compute as pc
 
         nulls = column.null_count
-        given = (pc.fill_null(column, 0) if nulls else column).to_numpy(zero_copy_only=False)
-        packed = given.astype(code)
-        if given.dtype.kind == "i" and (packed != given).any():
+        numbers = (pc.fill_null(column, 0) if nulls else column).to_numpy(zero_copy_only=False)
+        packed = numbers.astype(code)
+        if numbers.dtype.kind == "i" and (packed != numbers).any():
             raise OverflowError(f"a number needs more than {width} bytes")
         raw = packed.tobytes()
         values: list[Value] = [raw[at : at + width] for at in range(0, len(raw), width)]
@@ -98,10 +98,10 @@ def _fixed(code: str) -> Encoder:
                 values[index] = None
         return values
 
-    return encode
+    return encode_numbers
 
 
 ENCODERS: dict[str, Encoder] = {
-    **{kind: _fixed(code) for kind, code in FIXED.items()},
-    "text": _texts, "blob": _blobs, "boolean": _booleans, "date": _dates,
+    **{kind: _number_encoder(code) for kind, code in FIXED.items()},
+    "text": _encode_texts, "blob": _encode_blobs, "boolean": _encode_booleans, "date": _encode_dates,
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The records that pass between `derived` and the place where the truth is kept, and what that place must offer."""
+"""The records that `derived_tables` exchanges with its repository, and the repository's interface."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from kintsugi.pipeline.stream.derived_table_keys import Write
 
 Day = tuple[str, str]  # symbol, trade date
-Place = tuple[str, str, int, int, bytes]  # a trade's key: symbol, trade date, slot, milliseconds, identity
+TradeKey = tuple[str, str, int, int, bytes]  # symbol, trade date, slot, milliseconds, identity
 
 
 class WindowKey(NamedTuple):
-    """A window: ``slot`` is the quarter of an hour whose partition of ``trade`` holds it, ``start`` milliseconds."""
+    """A window. ``slot``: the quarter of an hour whose partition of ``trade`` holds its trades. ``start``: ms."""
 
     symbol: str
     trade_date: str
@@ -29,12 +29,12 @@ class WindowKey(NamedTuple):
 
     @property
     def bit(self) -> int:
-        """Its place in a `DayState`'s sets: a trade date has at most 24 hours, so minutes of the day are unique."""
+        """Its bit in the sets of a `DayState`: a trade date has at most 24 hours, so minutes of the day are unique."""
         return 1 << (self.start // WINDOW_MS % 1440)
 
 
 class MatchColumns(NamedTuple):
-    """What a cancel and its trade have in common; ``condition`` is the trade's, the cancelled one of the cancel."""
+    """The columns that a cancel shares with its trade. ``condition``: the trade's, or the cancel's cancelled one."""
 
     root: str
     expiration: str
@@ -47,7 +47,7 @@ class MatchColumns(NamedTuple):
 
     @classmethod
     def of(cls, row: Mapping[str, Any], condition: str = "condition") -> MatchColumns:
-        """Of a row of a batch; ``condition``: the column that holds the trade's condition."""
+        """Return those of a row of a batch; ``condition``: the column with the trade's condition."""
         return cls(
             row["root"], row["expiration"], row["strike"], row["option_type"], row["exchange"], row["size"],
             row["price"], row[condition],
@@ -55,17 +55,17 @@ class MatchColumns(NamedTuple):
 
 
 class Cancel(NamedTuple):
-    """A cancel on record; ``trade_id`` is what it takes back, if that is known.
+    """A recorded cancel. ``trade_id``: the trade that it cancels; None if that isn't known.
 
-    ``former``: what it took back before, as long as that isn't settled in all tables. ``condition``: its kind, 40 to
-    44; None where an earlier release wrote it.
+    ``former``: trades that it cancelled before, until all tables are corrected. ``condition``: its kind, 40 to 44; None
+    in rows of an earlier release.
     """
 
     cancel_id: bytes
     ts: int
     slot: int
     sequence: int
-    alike: MatchColumns
+    match_columns: MatchColumns
     match: int
     trade_id: bytes | None
     former: frozenset[bytes] = frozenset()
@@ -73,9 +73,9 @@ class Cancel(NamedTuple):
 
 
 class StoredTrade(NamedTuple):
-    """A trade as the truth has it; ``flow`` is what it adds to its window.
+    """A stored trade. ``flow``: what it adds to its window.
 
-    ``stamp``: the version of its row (see `schema.VERSION_COLUMN`). Of two versions the greater one is stored.
+    ``stamp``: the version of its row (see `schema.VERSION_COLUMN`). Of two versions, the greater one is stored.
     """
 
     trade_id: bytes
@@ -87,22 +87,22 @@ class StoredTrade(NamedTuple):
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> StoredTrade:
-        """Of a row of a batch (columns `derived_tables.DERIVING`)."""
+        """Return the trade in a row of a batch (columns `batch_columns.DERIVING`)."""
         flow = flow_of(row["ts"], row["option_type"], row["side"], row["size"], row["price"], row["delta"])
         return cls(
             bytes.fromhex(row["trade_id"]), row["ts"], row["slot"], row["sequence"], flow, row["stamp"]
         )
 
 
-def candidate(one: Cancel | StoredTrade) -> Candidate:
-    """A trade or a cancel as `cancels.match` takes it."""
-    if isinstance(one, Cancel):
-        return Candidate(one.ts, one.sequence, one.cancel_id, one.condition == OPENING)
-    return Candidate(one.ts, one.sequence, one.trade_id)
+def to_candidate(record: Cancel | StoredTrade) -> Candidate:
+    """Return a trade or a cancel as an argument of `cancels.match_cancels`."""
+    if isinstance(record, Cancel):
+        return Candidate(record.ts, record.sequence, record.cancel_id, record.condition == OPENING)
+    return Candidate(record.ts, record.sequence, record.trade_id)
 
 
 class DayRecord(NamedTuple):
-    """What is on record of a symbol's day: starts of its windows, those that signal, its cancels.
+    """The stored rows of a symbol's day: the starts of its windows, those of windows that signal, and its cancels.
 
     ``unusual``, ``unusual_canceled``: its rows of these tables, in the order of `schema.UNUSUAL_COLUMNS`.
     """
@@ -115,29 +115,29 @@ class DayRecord(NamedTuple):
 
 
 class DriverState(NamedTuple):
-    """``epoch``: of the youngest driver; ``repair``: of the last repair of derived tables. Microseconds, or 0."""
+    """``epoch``: start of the youngest driver; ``repair``: last repair of derived tables. Microseconds, or 0."""
 
     epoch: int = 0
     repair: int = 0
 
 
 class DerivedRepository(Protocol):
-    """Where the truth is read and what follows is written; see `derived_store` for Cassandra's."""
+    """Reads stored trades and writes derived rows; implemented by `cassandra_repository`, `in_memory_repository`."""
 
     def claim(self, epoch: int) -> None:
-        """Declare a driver that began at ``epoch`` (microseconds) the youngest."""
+        """Record that a driver which started at ``epoch`` (microseconds) is the youngest."""
 
     def driver_state(self) -> DriverState:
-        """The youngest driver, and the last repair."""
+        """Read the youngest driver and the last repair."""
 
     def days(self, days: Sequence[Day]) -> Mapping[Day, DayRecord]:
-        """What is on record of each."""
+        """Read the stored rows of each day."""
 
     def windows(self, keys: Sequence[WindowKey]) -> Mapping[WindowKey, Iterable[StoredTrade]]:
-        """The stored trades of each window, without cancels (the rows that take others back)."""
+        """Read the stored trades of each window, without cancels."""
 
-    def alike(self, columns: MatchColumns, keys: Sequence[WindowKey]) -> Iterable[StoredTrade]:
-        """The stored trades with these columns in these windows, without cancels."""
+    def matching_trades(self, columns: MatchColumns, keys: Sequence[WindowKey]) -> Iterable[StoredTrade]:
+        """Read the stored trades with these columns in these windows, without cancels."""
 
     def write(self, writes: Sequence[Write], timestamp: int) -> None:
         """Write all of them, in any order, at ``timestamp`` (microseconds)."""

@@ -1,18 +1,18 @@
-"""The tables that follow from the stored trades: their keys, and the order in which a batch writes them.
+"""The derived tables: their keys, and the order in which a batch writes them.
 
-A batch may be cut short between any two writes, and the repeated batch may be cut otherwise. So each dependent row is
-reachable from a *leading* row at every moment, and `Changes.stages` keeps this order; each stage is complete before
-the next one begins:
+A batch may be interrupted between any two writes, and the repeated batch may make other writes. So each dependent row
+is always reachable from a *leading* row. `Changes.stages` keeps this order; each stage is complete before the next one
+begins:
 
 1. Rows of ``cancel`` are written. ``trade_id`` and ``former`` name every trade whose mark, window and ranks the cancel
-   may have changed, so that a repeat settles them even if it finds another match.
-2. Dependent rows that no longer hold are deleted: ``unusual_top`` under a former score, ``flow_alert``.
+   may have changed. A repeated batch corrects them even if it finds another match.
+2. Obsolete dependent rows are deleted: ``unusual_top`` under a former score, ``flow_alert``.
 3. Leading rows are written: ``flow_window``, ``unusual_trade``, ``unusual_canceled``.
 4. Dependent rows are written: ``unusual_top``, ``flow_alert``, the marks of ``trade``, ``late_trades``.
-5. Leading rows that no longer hold are deleted, and ``former`` is emptied.
+5. Obsolete leading rows are deleted, and ``former`` is emptied.
 
-A driver that starts reads the leading rows of a symbol's day. Whatever was left behind is found from them, because
-the trades of an unfinished batch come again.
+A driver that starts reads the leading rows of a symbol's day. From them it finds everything that an unfinished batch
+left behind, because the trades of that batch come again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from kintsugi.pipeline.schema import (
     UNUSUAL_COLUMNS,
     WINDOW_COLUMNS,
 )
-from kintsugi.pipeline.stream.derived_records import Cancel, Day, MatchColumns, Place, WindowKey
+from kintsugi.pipeline.stream.derived_records import Cancel, Day, MatchColumns, TradeKey, WindowKey
 from kintsugi.pipeline.stream.flow_windows import WindowSignals
 
 Row = tuple[
@@ -73,7 +73,7 @@ DERIVED_TABLES = (
 CANCELED_BY, SCORES = "canceled_by", "scores"
 Scores = Mapping[
     str, tuple[float, float, float]
-]  # signal → score, and what is usual: mean or median, deviation
+]  # by signal: score, baseline (mean or median), its deviation
 
 
 class Put(NamedTuple):
@@ -84,16 +84,16 @@ class Put(NamedTuple):
 
 
 class Delete(NamedTuple):
-    """A row that isn't to be there, by its key."""
+    """The deletion of a row, by its key."""
 
     table: Table
     key: Key
 
 
 class Mark(NamedTuple):
-    """A value of a trade that follows later: the cancel that takes it back, or its scores; None: neither."""
+    """A value of a stored trade that is written later: the cancel that cancels it, or its scores; None: no value."""
 
-    place: Place
+    trade_key: TradeKey
     column: str
     value: Any
 
@@ -103,70 +103,72 @@ Write = Put | Delete | Mark
 
 @dataclass(slots=True)
 class Changes:
-    """What one batch writes, all absolute. See the module for the stages."""
+    """The writes of one batch, all absolute. The docstring of the module explains the stages."""
 
     cancels: list[Write] = field(default_factory=list)
-    outdated: list[Write] = field(default_factory=list)
+    obsolete: list[Write] = field(default_factory=list)
     leading: list[Write] = field(default_factory=list)
     dependent: list[Write] = field(default_factory=list)
     closing: list[Write] = field(default_factory=list)
 
     def stages(self) -> Iterator[list[Write]]:
-        """The stages that write something, in order."""
-        stages = (self.cancels, self.outdated, self.leading, self.dependent, self.closing)
+        """Return the stages that aren't empty, in order."""
+        stages = (self.cancels, self.obsolete, self.leading, self.dependent, self.closing)
         return (stage for stage in stages if stage)
 
-    def put_window(self, key: WindowKey, found: WindowSignals, *, alert: bool) -> None:
-        """A window, and whether it is among the alerts; ``alert``: it was among them."""
-        row = window_row(key, found)
+    def put_window(self, key: WindowKey, signals: WindowSignals, *, was_alert: bool) -> None:
+        """Write a window, and write or delete its alert; ``was_alert``: ``flow_alert`` has a row of it."""
+        row = window_row(key, signals)
         self.leading.append(Put(FLOW_WINDOW, row))
-        if found.signal:
+        if signals.signal:
             self.dependent.append(Put(FLOW_ALERT, row))
-        elif alert:
-            self.outdated.append(Delete(FLOW_ALERT, FLOW_ALERT.key_of(row)))
+        elif was_alert:
+            self.obsolete.append(Delete(FLOW_ALERT, FLOW_ALERT.key_of(row)))
 
     def put_cancel(self, day: Day, cancel: Cancel) -> None:
-        """A cancel with what it takes back; what it took back before is settled when the last stage is written."""
+        """Write a cancel with its trade; the last stage empties ``former``."""
         self.cancels.append(Put(CANCEL, cancel_row(day, cancel)))
         if cancel.former:
             self.closing.append(Put(CANCEL, cancel_row(day, cancel._replace(former=frozenset()))))
 
-    def place_unusual(self, known: Iterable[tuple[Table, Row]], wanted: Iterable[tuple[Table, Row]]) -> None:
-        """The rows of one trade among the unusual ones: those on record, and those that there have to be."""
-        known, wanted = list(known), list(wanted)
-        tops = {UNUSUAL_TOP.key_of(row): row for row in ranks(wanted)}
-        stale = (UNUSUAL_TOP.key_of(row) for row in ranks(known))
-        self.outdated += [Delete(UNUSUAL_TOP, key) for key in stale if key not in tops]
+    def place_unusual(self, stored: Iterable[tuple[Table, Row]], wanted: Iterable[tuple[Table, Row]]) -> None:
+        """Replace the stored rows of one unusual trade by the wanted ones, each with its table."""
+        stored, wanted = list(stored), list(wanted)
+        tops = {UNUSUAL_TOP.key_of(row): row for row in rank_rows(wanted)}
+        stored_tops = (UNUSUAL_TOP.key_of(row) for row in rank_rows(stored))
+        self.obsolete += [Delete(UNUSUAL_TOP, key) for key in stored_tops if key not in tops]
         self.leading += [Put(table, row) for table, row in wanted]
         self.dependent += [Put(UNUSUAL_TOP, row) for row in tops.values()]
-        kept = {(table.name, table.key_of(row)) for table, row in wanted}
-        gone = ((table, table.key_of(row)) for table, row in known)
-        self.closing += [Delete(table, key) for table, key in gone if (table.name, key) not in kept]
+        wanted_keys = {(table.name, table.key_of(row)) for table, row in wanted}
+        stored_keys = ((table, table.key_of(row)) for table, row in stored)
+        self.closing += [
+            Delete(table, key) for table, key in stored_keys if (table.name, key) not in wanted_keys
+        ]
 
 
-def ranks(rows: Iterable[tuple[Table, Row]]) -> Iterator[Row]:
-    """The rows of ``unusual_top`` that rows of ``unusual_trade`` have: by premium, and by the score of their signal."""
+def rank_rows(rows: Iterable[tuple[Table, Row]]) -> Iterator[Row]:
+    """Yield the rows of ``unusual_top`` for rows of ``unusual_trade``: by premium, and by the score of their signal."""
     for table, row in rows:
         if table is UNUSUAL_TRADE:
             yield ("premium", row[12], *row)
             yield (row[4], row[5], *row)
 
 
-def window_row(key: WindowKey, found: WindowSignals) -> Row:
-    """The row of ``flow_window`` and, if it signals, of ``flow_alert``."""
-    return (key.symbol, key.trade_date, key.start, *found[:-1], found.signal or "")
+def window_row(key: WindowKey, signals: WindowSignals) -> Row:
+    """Return the row of ``flow_window``, which is also that of ``flow_alert`` if the window signals."""
+    return (key.symbol, key.trade_date, key.start, *signals[:-1], signals.signal or "")
 
 
 def cancel_row(day: Day, cancel: Cancel) -> Row:
-    """The row of ``cancel``."""
+    """Return the row of ``cancel``."""
     return (
-        *day, cancel.cancel_id, cancel.ts, cancel.slot, cancel.sequence, *cancel.alike, cancel.match, cancel.trade_id,
-        cancel.former, cancel.condition,
+        *day, cancel.cancel_id, cancel.ts, cancel.slot, cancel.sequence, *cancel.match_columns, cancel.match,
+        cancel.trade_id, cancel.former, cancel.condition,
     )  # fmt: skip
 
 
-def cancel_of(row: Row) -> Cancel:
-    """A row of the table ``cancel`` as a record."""
+def cancel_from_row(row: Row) -> Cancel:
+    """Return the cancel in a row of the table ``cancel``."""
     return Cancel(
         row[2],
         row[3],

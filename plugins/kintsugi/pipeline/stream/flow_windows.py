@@ -1,14 +1,12 @@
-"""The flow of a symbol by window of event time: what its trades sum to, and whether that is one-sided.
+"""The flow of a symbol by windows of event time: the sums of its trades, and whether they are one-sided.
 
-A window holds 60 s of event time, from its start (included) to the next one's (excluded). Its sums are
-integers, so they don't depend on the order in which trades come, and a trade that is taken out again
-leaves no trace.
+A window has 60 s of event time, from its start (included) to the start of the next one (excluded). Its sums are
+integers, so they don't depend on the order of the trades, and removing a trade restores the former sums exactly.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,9 +24,8 @@ SIGN = {"buy": 1, "sell": -1}
 class WindowFlow(NamedTuple):
     """What one trade adds to its window.
 
-    ``call``: whether it is a call. ``sign``: +1 bought, -1 sold, 0 unknown, by the aggressor. ``delta``:
-    millionths of a share that a seller of the option would hold against it, negative for puts.
-    ``premium``: hundredths of a cent, never negative.
+    ``call``: whether it is a call. ``sign``: +1 bought, -1 sold, 0 unknown, by the aggressor. ``delta``: shares that
+    hedge the trade, in millionths, negative for puts. ``premium``: hundredths of a cent, never negative.
     """
 
     window: int
@@ -39,12 +36,12 @@ class WindowFlow(NamedTuple):
 
 
 def window_start(ts: int) -> int:
-    """The start of the window of ``ts``; both in milliseconds since 1970 UTC."""
+    """Return the start of the window of ``ts``; both in milliseconds since 1970 UTC."""
     return ts - ts % WINDOW_MS
 
 
 def flow_of(ts: int, option_type: str, side: str, size: int, price: float, delta: float) -> WindowFlow:
-    """What a trade adds: ``size`` in contracts, ``price`` in dollars a share, ``side`` as `columns.side` has it."""
+    """Return what a trade adds: ``size`` in contracts, ``price`` in dollars a share, ``side`` by `columns.side`."""
     return WindowFlow(
         window_start(ts), option_type == "C", SIGN.get(side, 0),
         round(delta * DELTA_UNIT) * size * SHARES, round(price * PRICE_UNIT) * size * SHARES,
@@ -55,9 +52,8 @@ def flow_of(ts: int, option_type: str, side: str, size: int, price: float, delta
 class Sums:
     """The sums of a window, in the units of `WindowFlow`.
 
-    ``gross_delta``: delta dealt by trades with a known side. ``up``, ``down``: how many of them bet on a rise
-    (bought calls, sold puts) and on a fall. ``buys``, ``sells``: how many were bought and sold by
-    their aggressor.
+    ``gross_delta``: the absolute delta of trades with a known side. ``up``, ``down``: how many of them bet on a rise
+    (bought calls, sold puts) and on a fall. ``buys``, ``sells``: how many their aggressor bought and sold.
     """
 
     trades: int = 0
@@ -73,7 +69,7 @@ class Sums:
     sells: int = 0
 
     def add(self, flow: WindowFlow, times: int = 1) -> None:
-        """Add a trade, or take it out again with ``times`` = -1."""
+        """Add a trade, or remove it with ``times`` = -1."""
         self.trades += times
         if not flow.sign:
             self.unknown += times * flow.premium
@@ -85,9 +81,9 @@ class Sums:
             self.put_delta += signed
         self.gross_delta += times * abs(flow.delta)
         if signed:
-            up = (flow.sign > 0) == (flow.delta > 0)
-            self.up += times * up
-            self.down += times * (not up)
+            is_up = (flow.sign > 0) == (flow.delta > 0)
+            self.up += times * is_up
+            self.down += times * (not is_up)
         if flow.sign > 0:
             self.bought += times * flow.premium
             self.buys += times
@@ -97,7 +93,7 @@ class Sums:
 
 
 class WindowSignals(NamedTuple):
-    """A window as it is stored: deltas in shares, premiums in dollars; see `window_signals`."""
+    """The stored values of a window: deltas in shares, premiums in dollars; see `window_signals`."""
 
     trades: int
     call_delta: float
@@ -111,29 +107,20 @@ class WindowSignals(NamedTuple):
     signal: str | None
 
 
-def total(flows: Iterable[WindowFlow]) -> Sums:
-    """The sums of these trades."""
-    sums = Sums()
-    for flow in flows:
-        sums.add(flow)
-    return sums
-
-
 def window_signals(sums: Sums) -> WindowSignals:
-    """What a window says.
+    """Compute the values and the signal of a window.
 
-    ``call_delta``, ``put_delta``: signed delta flow in shares: bought calls and sold puts count up, sold
-    calls and bought puts down. ``imbalance``: the sum of both over the delta dealt, from -1 (all bet on a
-    fall) to 1. ``imbalance_z``: the sign test of direction, (up - down) / sqrt(up + down): how many
-    standard deviations the bets are away from fair coin tosses. ``aggressor_z``: the sign test of
-    the aggressors' sides.
+    ``call_delta``, ``put_delta``: signed delta flow in shares. Bought calls and sold puts are positive, sold calls and
+    bought puts negative. ``imbalance``: the sum of both divided by the gross delta, from -1 (all bet on a fall) to 1.
+    ``imbalance_z``: the sign test of direction, (up - down) / sqrt(up + down): how many standard deviations the bets
+    are away from fair coin tosses. ``aggressor_z``: the sign test of the aggressors' sides.
 
-    ``signal``: ``imbalance`` when |imbalance_z| >= IMBALANCE_Z and the delta flow points the same way;
-    ``aggressor`` when aggressor_z >= AGGRESSOR_Z and more premium was bought than sold (who knows something
-    pays the spread); both with a comma between; or None.
+    ``signal``: ``imbalance`` when |imbalance_z| >= IMBALANCE_Z and the delta flow has the same sign; ``aggressor`` when
+    aggressor_z >= AGGRESSOR_Z and more premium was bought than sold (informed traders pay the spread); both with a
+    comma between; or None.
 
-    Why one trade, one vote: sizes are heavy-tailed, and weighted by size one block decides a window. Measured on
-    the tuning seeds (docs/decisions/0031), the sign test finds twice the orders that weighting finds.
+    Every trade counts once, whatever its size: sizes are heavy-tailed, so with weights one block would decide a window.
+    On the tuning seeds (docs/decisions/0031) the sign test finds twice as many orders as weighting does.
     """
     net = sums.call_delta + sums.put_delta
     imbalance_z = _sign_test(sums.up, sums.down)
@@ -148,5 +135,6 @@ def window_signals(sums: Sums) -> WindowSignals:
     )  # fmt: skip
 
 
-def _sign_test(one: int, other: int) -> float:
-    return (one - other) / math.sqrt(one + other) if one + other else 0.0
+def _sign_test(positive: int, negative: int) -> float:
+    count = positive + negative
+    return (positive - negative) / math.sqrt(count) if count else 0.0

@@ -1,8 +1,8 @@
-"""A `derived.Store` in this process: for the evaluation of the signals, and for tests without a Cassandra.
+"""A `DerivedRepository` in memory, for the evaluation of the signals and for tests without Cassandra.
 
-It keeps Cassandra's rules for writes with timestamps, cell by cell (`Cell reconciliation` in Cassandra's
+It applies Cassandra's rules for writes with timestamps to each cell (`Cell reconciliation` in Cassandra's
 ``db/rows/Cells.java``): the greater timestamp wins; at the same timestamp a deletion wins, and of two values the
-greater one, as bytes. So two rows written at one timestamp become a row that nobody wrote, as they do in Cassandra.
+one with the greater bytes. So two rows with one timestamp become a mixture of both, as in Cassandra.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from kintsugi.pipeline.stream.derived_records import (
     DayRecord,
     DriverState,
     MatchColumns,
-    Place,
     StoredTrade,
+    TradeKey,
     WindowKey,
 )
 from kintsugi.pipeline.stream.derived_table_keys import (
@@ -39,7 +39,7 @@ from kintsugi.pipeline.stream.derived_table_keys import (
     Row,
     Table,
     Write,
-    cancel_of,
+    cancel_from_row,
 )
 from kintsugi.pipeline.stream.flow_windows import WindowSignals, window_start
 
@@ -55,28 +55,28 @@ UNSTORED = frozenset({
 
 
 class Cells:
-    """One row: its cells with the timestamp at which they were written, and when it was deleted."""
+    """One row: its cells with their write timestamps, and the timestamp of its deletion."""
 
     __slots__ = ("deleted", "marks", "stamp", "values")
 
     def __init__(self) -> None:
-        self.values: Row | None = None  # of the whole row, all written at ``stamp``
+        self.values: Row | None = None  # the whole row, written at ``stamp``
         self.stamp = NEVER
         self.deleted = NEVER
-        self.marks: dict[str, tuple[int, Any]] = {}  # columns that are written alone
+        self.marks: dict[str, tuple[int, Any]] = {}  # columns that are written separately
 
     def put(self, values: Row, stamp: int) -> None:
         if stamp <= self.deleted or stamp < self.stamp:
             return
         if stamp == self.stamp and self.values is not None:
-            values = tuple(map(_greater, self.values, values))
+            values = tuple(map(_greater_value, self.values, values))
         self.values, self.stamp = values, stamp
 
     def mark(self, column: str, value: Any, stamp: int) -> None:
-        known = self.marks.get(column, (NEVER, None))
-        if stamp <= self.deleted or stamp < known[0]:
+        current = self.marks.get(column, (NEVER, None))
+        if stamp <= self.deleted or stamp < current[0]:
             return
-        self.marks[column] = (stamp, value if stamp > known[0] else _greater(known[1], value))
+        self.marks[column] = (stamp, value if stamp > current[0] else _greater_value(current[1], value))
 
     def delete(self, stamp: int) -> None:
         self.deleted = max(self.deleted, stamp)
@@ -85,15 +85,15 @@ class Cells:
         self.marks = {name: cell for name, cell in self.marks.items() if cell[0] > self.deleted}
 
 
-def _greater(one: Any, other: Any) -> Any:
-    """Of two values of a column, written at the same timestamp, the one that stays; None is a deletion."""
-    if one is None or other is None:
+def _greater_value(first: Any, second: Any) -> Any:
+    """Return the value that wins of two with the same timestamp; None is a deletion."""
+    if first is None or second is None:
         return None
-    return max(one, other, key=_encoded)
+    return max(first, second, key=_encode_value)
 
 
-def _encoded(value: Any) -> bytes:
-    """A value's order as bytes: numbers big-endian, as the native protocol writes them."""
+def _encode_value(value: Any) -> bytes:
+    """Return a value's bytes in the native protocol, by which values are compared: numbers are big-endian."""
     if isinstance(value, bytes):
         return value
     if isinstance(value, str):
@@ -106,7 +106,7 @@ def _encoded(value: Any) -> bytes:
 
 
 class InMemoryRepository:
-    """Tables as dictionaries of `Cells`; `rows` and the properties read them as a query would."""
+    """Tables as dictionaries of `Cells`; `rows` and the properties return what a query would."""
 
     def __init__(self) -> None:
         self._tables: dict[str, dict[Key, Cells]] = {table.name: {} for table in DERIVED_TABLES}
@@ -117,9 +117,9 @@ class InMemoryRepository:
         self._state = DriverState()
 
     def store(self, batch: ArrowTable) -> None:
-        """What the executors do in the stream: upsert the trades of a batch (columns `derived_tables.DERIVING`).
+        """Upsert the trades of a batch (columns `batch_columns.DERIVING`), as the executors do in the stream.
 
-        The order is the batch's; the row's ``stamp`` is the timestamp of its write.
+        The order is the batch's; the write timestamp of a row is its ``stamp``.
         """
         self._columns = tuple(name for name in batch.column_names if name not in UNSTORED)
         for row in batch.to_pylist():
@@ -131,15 +131,15 @@ class InMemoryRepository:
         identity = bytes.fromhex(row["trade_id"])
         self._cells((row["symbol"], row["trade_date"], row["slot"], row["ts"], identity)).put(values, stamp)
 
-    def _cells(self, place: Place) -> Cells:
-        symbol, date, slot, ts, identity = place
+    def _cells(self, trade_key: TradeKey) -> Cells:
+        symbol, date, slot, ts, identity = trade_key
         return self._trades[symbol, date][slot].setdefault((ts, identity), Cells())
 
     def trades(self, day: Day, slots: Iterable[int] | None = None) -> Iterator[dict[str, Any]]:
-        """The stored trades and cancels of a day, with their marks and the ``stamp`` of their row."""
-        held = self._trades.get(day, {})
-        for slot in held if slots is None else slots:
-            for cells in held.get(slot, {}).values():
+        """Yield the stored trades and cancels of a day, with their marks and the ``stamp`` of their row."""
+        stored = self._trades.get(day, {})
+        for slot in stored if slots is None else slots:
+            for cells in stored.get(slot, {}).values():
                 if cells.values is not None:
                     marks = {name: value for name, (_, value) in cells.marks.items()}
                     row = dict(zip(self._columns, cells.values, strict=True))
@@ -147,7 +147,7 @@ class InMemoryRepository:
 
     @property
     def trade_days(self) -> list[Day]:
-        """The symbols and days of which trades are stored."""
+        """The symbols and days with stored trades."""
         return sorted(self._trades)
 
     def claim(self, epoch: int) -> None:
@@ -156,8 +156,8 @@ class InMemoryRepository:
     def driver_state(self) -> DriverState:
         return self._state
 
-    def repaired(self, version: int) -> None:
-        """Say that derived tables were repaired."""
+    def announce_repair(self, version: int) -> None:
+        """Announce that derived tables were repaired."""
         self._state = self._state._replace(repair=version)
 
     def days(self, days: Sequence[Day]) -> Mapping[Day, DayRecord]:
@@ -167,7 +167,7 @@ class InMemoryRepository:
             day: DayRecord(
                 [row[2] for row in windows[day]],
                 [row[2] for row in windows[day] if row[-1]],
-                [cancel_of(row) for row in cancels[day]],
+                [cancel_from_row(row) for row in cancels[day]],
                 unusual[day],
                 canceled[day],
             )
@@ -175,12 +175,12 @@ class InMemoryRepository:
         }
 
     def _by_day(self, table: Table, days: Sequence[Day]) -> dict[Day, list[Row]]:
-        found: dict[Day, list[Row]] = {day: [] for day in days}
+        result: dict[Day, list[Row]] = {day: [] for day in days}
         symbol, date = table.names.index("symbol"), table.names.index("trade_date")
         for row in self.rows(table) if days else ():
-            if (row[symbol], row[date]) in found:
-                found[row[symbol], row[date]].append(row)
-        return found
+            if (row[symbol], row[date]) in result:
+                result[row[symbol], row[date]].append(row)
+        return result
 
     def windows(self, keys: Sequence[WindowKey]) -> Mapping[WindowKey, Iterable[StoredTrade]]:
         return {
@@ -192,7 +192,7 @@ class InMemoryRepository:
             for key in keys
         }
 
-    def alike(self, columns: MatchColumns, keys: Sequence[WindowKey]) -> Iterable[StoredTrade]:
+    def matching_trades(self, columns: MatchColumns, keys: Sequence[WindowKey]) -> Iterable[StoredTrade]:
         for key in keys:
             for row in self.trades(key.day, [key.slot]):
                 if (
@@ -207,9 +207,9 @@ class InMemoryRepository:
             self.apply(write, timestamp)
 
     def apply(self, write: Write, timestamp: int) -> None:
-        """One write."""
+        """Apply one write."""
         if isinstance(write, Mark):
-            self._cells(write.place).mark(write.column, write.value, timestamp)
+            self._cells(write.trade_key).mark(write.column, write.value, timestamp)
         elif isinstance(write, Put):
             rows = self._tables[write.table.name]
             rows.setdefault(write.table.key_of(write.row), Cells()).put(write.row, timestamp)
@@ -217,7 +217,7 @@ class InMemoryRepository:
             self._tables[write.table.name].setdefault(write.key, Cells()).delete(timestamp)
 
     def rows(self, table: Table) -> list[Row]:
-        """The rows of a derived table."""
+        """Return the rows of a derived table."""
         return [cells.values for cells in self._tables[table.name].values() if cells.values is not None]
 
     @property
@@ -233,16 +233,16 @@ class InMemoryRepository:
     @property
     def cancels(self) -> dict[tuple[Day, bytes], Cancel]:
         """The table ``cancel``."""
-        return {((row[0], row[1]), row[2]): cancel_of(row) for row in self.rows(CANCEL)}
+        return {((row[0], row[1]), row[2]): cancel_from_row(row) for row in self.rows(CANCEL)}
 
     @property
     def marks(self) -> dict[bytes, bytes]:
-        """Trade → cancel, as the column ``canceled_by`` has it."""
+        """Cancel by trade, from the column ``canceled_by``."""
         return self._marks(CANCELED_BY)
 
     @property
     def scores(self) -> dict[bytes, Any]:
-        """Trade → its scores by signal."""
+        """Scores by signal, by trade."""
         return self._marks(SCORES)
 
     def _marks(self, column: str) -> dict[bytes, Any]:

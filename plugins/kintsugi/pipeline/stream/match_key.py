@@ -1,7 +1,8 @@
-"""The column ``match`` of a cancel in Python: what Spark's ``xxhash64`` makes of it in `columns.match_key`.
+"""The column ``match`` of a cancel, computed in Python: the same as Spark's ``xxhash64`` in `columns.match_key`.
 
-The stream computes it with Spark; a repair of the table ``cancel`` has no Spark. xxHash 64 as its specification has it
-(github.com/Cyan4973/xxHash, doc/xxhash_spec.md), chained over the columns as Spark does, from seed 42.
+The stream computes it with Spark; a repair of the table ``cancel`` has no Spark. It is xxHash 64 by its specification
+(github.com/Cyan4973/xxHash, doc/xxhash_spec.md). As in Spark, the hash of a column is the seed of the next one, and the
+first seed is 42.
 """
 
 from __future__ import annotations
@@ -16,42 +17,41 @@ _P1, _P2, _P3, _P4, _P5 = (
 )  # fmt: skip
 _MASK = 2**64 - 1
 _SEED = 42
-_STRIPE = 32  # bytes; the columns are shorter, so the part of the algorithm for longer input isn't needed
+_STRIPE = 32  # bytes; the columns are shorter, so the algorithm's part for longer input isn't needed
 
 
 def match_number(columns: MatchColumns) -> int:
-    """What a trade and its cancel share, as a signed number of 64 bits. Raises ValueError for a column of 32 bytes."""
+    """Return the hash as a signed number of 64 bits; raises ValueError for a column of 32 bytes or more."""
     values: tuple[str | float, ...] = columns
-    number = reduce(lambda seed, value: _hash(_bytes(value), seed), values, _SEED)
+    number = reduce(lambda seed, value: _hash_bytes(_encode_column(value), seed), values, _SEED)
     return number - 2**64 if number >= 2**63 else number
 
 
-def _bytes(value: str | float) -> bytes:
+def _encode_column(value: str | float) -> bytes:
     if isinstance(value, str):
         return value.encode()
     return struct.pack("<i", value) if isinstance(value, int) else struct.pack("<d", value + 0.0)
 
 
-def _hash(data: bytes, seed: int) -> int:
+def _hash_bytes(data: bytes, seed: int) -> int:
     if len(data) >= _STRIPE:
         raise ValueError(f"{data!r} is too long for a column of a trade")
-    found = (seed + _P5 + len(data)) & _MASK
-    at = 0
-    for at in range(0, len(data) - 7, 8):
-        (lane,) = struct.unpack_from("<Q", data, at)
-        found = (_rotated(found ^ _rotated(lane * _P2, 31) * _P1 & _MASK, 27) * _P1 + _P4) & _MASK
-    at = len(data) // 8 * 8
-    if len(data) - at >= 4:
-        (word,) = struct.unpack_from("<I", data, at)
-        found = (_rotated(found ^ word * _P1 & _MASK, 23) * _P2 + _P3) & _MASK
-        at += 4
-    for byte in data[at:]:
-        found = _rotated(found ^ byte * _P5 & _MASK, 11) * _P1 & _MASK
-    found = (found ^ found >> 33) * _P2 & _MASK
-    found = (found ^ found >> 29) * _P3 & _MASK
-    return found ^ found >> 32
+    digest = (seed + _P5 + len(data)) & _MASK
+    for offset in range(0, len(data) - 7, 8):
+        (lane,) = struct.unpack_from("<Q", data, offset)
+        digest = (_rotate_left(digest ^ _rotate_left(lane * _P2, 31) * _P1 & _MASK, 27) * _P1 + _P4) & _MASK
+    offset = len(data) // 8 * 8
+    if len(data) - offset >= 4:
+        (word,) = struct.unpack_from("<I", data, offset)
+        digest = (_rotate_left(digest ^ word * _P1 & _MASK, 23) * _P2 + _P3) & _MASK
+        offset += 4
+    for byte in data[offset:]:
+        digest = _rotate_left(digest ^ byte * _P5 & _MASK, 11) * _P1 & _MASK
+    digest = (digest ^ digest >> 33) * _P2 & _MASK
+    digest = (digest ^ digest >> 29) * _P3 & _MASK
+    return digest ^ digest >> 32
 
 
-def _rotated(value: int, bits: int) -> int:
+def _rotate_left(value: int, bits: int) -> int:
     value &= _MASK
     return (value << bits | value >> 64 - bits) & _MASK

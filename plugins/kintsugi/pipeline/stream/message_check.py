@@ -1,8 +1,9 @@
-"""Is a message on the topic a trade? A Spark column that says why not; only Spark applications import this module.
+"""Check whether a message on the topic is a trade, as a Spark column. Only Spark applications import this module.
 
-Whoever may write to the topic can put anything there. A row that Cassandra or the driver can't take would fail its
-batch for ever, so what a batch relies on is checked here, before anything is computed from it. The ranges are those
-of `row_parser.parse`; what no later step needs (``iv``, quotes, ``exchanges``) may be missing.
+Every producer with access to the topic can write anything to it. A row that Cassandra or the driver can't store would
+fail its batch forever. So everything that a batch needs is checked here, before anything is computed from it. The
+ranges are those of `row_parser.parse_trade`. Fields that no later step needs (``iv``, quotes, ``exchanges``) may be
+missing.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pyspark.sql import functions as F  # noqa: TID253, N812 - the name that Spa
 
 TOMBSTONE = "tombstone"
 NOT_JSON = "json"
-RAW_BYTES = 2048  # of a message that is no trade: more than a trade has
+RAW_BYTES = 2048  # of an invalid message that are kept: more than a trade has
 
 MAX_TEXT = 64  # characters of a symbol or root; Cassandra's limit for a key is 64 KiB
 MAX_NUMBER = 1e18
@@ -21,16 +22,16 @@ DAY_MS = 86_400_000
 _DATE = r"^\d{4}-\d\d-\d\d$"
 
 
-def problem(trade: Column, value: Column) -> Column:
-    """Why a message is no trade, as a slug; null for a trade.
+def find_problem(trade: Column, value: Column) -> Column:
+    """Return why a message isn't a trade, as a code; null for a trade.
 
-    ``trade``: what `from_json` made of it, ``value``: its bytes. The slug is ``tombstone`` for a message without a
-    value, ``json`` for one without any known field, else the name of the first field that is missing or out of
-    its range.
+    ``trade``: the result of `from_json`; ``value``: the message's bytes. The code is ``tombstone`` for a message
+    without a value, ``json`` for one without any known field, else the name of the first field that is missing or out
+    of range.
     """
-    names = [name for name, _ in _checks(trade)]
+    names = [name for name, _ in _field_checks(trade)]
     first_fault = F.coalesce(
-        *(F.when(~F.coalesce(holds, F.lit(False)), F.lit(name)) for name, holds in _checks(trade)),
+        *(F.when(~F.coalesce(holds, F.lit(False)), F.lit(name)) for name, holds in _field_checks(trade)),
     )
     nothing_known = F.coalesce(*(trade[name].cast("string") for name in names)).isNull()
     return (
@@ -38,27 +39,27 @@ def problem(trade: Column, value: Column) -> Column:
     )
 
 
-def _checks(trade: Column) -> list[tuple[str, Column]]:
-    """What must hold for each field that a batch relies on; null counts as not holding."""
-    day = _day(trade["trade_date"])
+def _field_checks(trade: Column) -> list[tuple[str, Column]]:
+    """Return, for each field that a batch needs, the condition that must hold; null counts as false."""
+    day = _parse_day(trade["trade_date"])
     since_midnight_utc = trade["ts"] - F.unix_date(day).cast("long") * DAY_MS
     return [
         ("trade_id", trade["trade_id"].rlike("^[0-9a-f]{32}$")),
         ("symbol", F.length(trade["symbol"]).between(1, MAX_TEXT)),
         ("trade_date", day.isNotNull()),
-        # New York's day, in UTC, lies within the two days that begin at the date's midnight.
+        # A day in New York is, in UTC, within the two days that begin at midnight of its date.
         ("ts", since_midnight_utc.between(0, 2 * DAY_MS)),
         ("slot", trade["slot"].between(0, 95)),
         ("sequence", trade["sequence"].isNotNull()),
         ("root", F.length(trade["root"]).between(1, MAX_TEXT)),
-        ("expiration", _day(trade["expiration"]).isNotNull()),
+        ("expiration", _parse_day(trade["expiration"]).isNotNull()),
         ("strike", (trade["strike"] > 0) & (trade["strike"] < MAX_NUMBER)),
         ("option_type", trade["option_type"].isin("C", "P")),
-        ("exchange", _small(trade["exchange"])),
+        ("exchange", _fits_smallint(trade["exchange"])),
         ("size", trade["size"] > 0),
         ("price", (trade["price"] >= 0) & (trade["price"] < MAX_NUMBER)),
-        ("condition", _small(trade["condition"])),
-        ("canceled_condition", _small(trade["canceled_condition"])),
+        ("condition", _fits_smallint(trade["condition"])),
+        ("canceled_condition", _fits_smallint(trade["canceled_condition"])),
         ("delta", F.abs(trade["delta"]) <= 1),
         *(
             (
@@ -67,14 +68,14 @@ def _checks(trade: Column) -> list[tuple[str, Column]]:
             )  # false for a number that is none
             for name in ("bid", "ask", "iv", "underlying_bid", "underlying_ask")
         ),
-        ("exchanges", trade["exchanges"].isNull() | _small(trade["exchanges"])),
+        ("exchanges", trade["exchanges"].isNull() | _fits_smallint(trade["exchanges"])),
     ]
 
 
-def _day(text: Column) -> Column:
-    """The date that ``YYYY-MM-DD`` names; null where it names none (the year 0 included, which Python has not)."""
+def _parse_day(text: Column) -> Column:
+    """Return the date ``YYYY-MM-DD``; null if it doesn't exist. Year 0 counts as such: Python doesn't have it."""
     return F.when(text.rlike(_DATE) & ~text.startswith("0000"), F.try_to_date(text, "yyyy-MM-dd"))
 
 
-def _small(number: Column) -> Column:
+def _fits_smallint(number: Column) -> Column:
     return (number >= 0) & (number < SMALL)

@@ -1,7 +1,7 @@
-"""The trades that came last, in the driver's memory: where the trade that a cancel takes back nearly always is.
+"""The most recent trades, in the driver's memory. The trade that a cancel cancels is nearly always among them.
 
-Asking Cassandra for it means filtering a whole partition, and partitions and cancels both grow with the rate of
-trades: at 300 trades a second these questions took half of the processor time that Cassandra used.
+A query for it filters a whole partition in Cassandra, and partitions and cancels both grow with the rate of trades: at
+300 trades a second these queries took half of Cassandra's processor time.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ class RecentTrades:
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
         self._batches: deque[tuple[Any, Table]] = deque()
-        self._held = 0
+        self._count = 0
 
     def add(self, batch: Table) -> None:
-        """Remember a batch (columns `derived_tables.DERIVING`), and forget the oldest ones beyond the capacity."""
-        kept = batch.select(_COLUMNS)
-        self._batches.append((kept.column("match").to_numpy(), kept))
-        self._held += kept.num_rows
-        while self._held > self._capacity and len(self._batches) > 1:
+        """Add a batch (columns `batch_columns.DERIVING`), and drop the oldest ones beyond the capacity."""
+        trades = batch.select(_COLUMNS)
+        self._batches.append((trades.column("match").to_numpy(), trades))
+        self._count += trades.num_rows
+        while self._count > self._capacity and len(self._batches) > 1:
             _, oldest = self._batches.popleft()
-            self._held -= oldest.num_rows
+            self._count -= oldest.num_rows
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Drop all trades."""
         self._batches.clear()
-        self._held = 0
+        self._count = 0
 
-    def alike(self, day: Day, key: int, columns: MatchColumns) -> Iterator[StoredTrade]:
-        """The trades of a day with these columns, whose match key is ``key``; the last version of one comes last."""
-        for keys, batch in self._batches:
-            hits = np.flatnonzero(keys == key)
+    def matching_trades(self, day: Day, match: int, columns: MatchColumns) -> Iterator[StoredTrade]:
+        """Yield the trades of a day with these columns and this match key; the last version of a trade comes last."""
+        for match_keys, batch in self._batches:
+            hits = np.flatnonzero(match_keys == match)
             if not hits.size:
                 continue
             for row in batch.take(hits).to_pylist():

@@ -1,19 +1,19 @@
-"""What the derived tables of a symbol's day have to say, computed from its stored trades alone. Pure.
+"""Compute the rows of the derived tables of a symbol's day from its stored trades alone. Pure.
 
-The driver keeps the tables up to date batch by batch (`derived`). This is the same function without batches: it is
-what reconciliation compares the tables with, and repairs them to. Not a function of the trades, and so not here:
-``late_trades``, which counts how trades arrived.
+The driver keeps the tables up to date batch by batch (`derived_tables`). This is the same function without batches: the
+reconciliation compares the tables with its result, and repairs them. ``late_trades`` isn't computed here: it counts how
+trades arrived, so it doesn't follow from the stored trades.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from kintsugi.pipeline.stream.cancels import OPENING, Candidate, match
-from kintsugi.pipeline.stream.derived_records import Cancel, Day, MatchColumns, Place, WindowKey
+from kintsugi.pipeline.stream.cancels import OPENING, Candidate, match_cancels
+from kintsugi.pipeline.stream.derived_records import Cancel, Day, MatchColumns, TradeKey, WindowKey
 from kintsugi.pipeline.stream.derived_table_keys import (
     CANCEL,
     CANCELED_BY,
@@ -28,20 +28,20 @@ from kintsugi.pipeline.stream.derived_table_keys import (
     Scores,
     Table,
     cancel_row,
-    ranks,
+    rank_rows,
     window_row,
 )
 from kintsugi.pipeline.stream.flow_windows import Sums, WindowFlow, flow_of, window_signals
 
 
 class ExpectedTrade(NamedTuple):
-    """A row of ``trade``; ``alike``: of a cancel, the columns of the trade that it takes back."""
+    """A row of ``trade``; ``match_columns``: for a cancel, those of the trade that it cancels."""
 
     trade_id: bytes
     ts: int
     slot: int
     sequence: int
-    alike: MatchColumns
+    match_columns: MatchColumns
     canceled: bool
     flow: WindowFlow | None  # None for a cancel
     premium: float
@@ -54,7 +54,7 @@ class ExpectedTrade(NamedTuple):
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> ExpectedTrade:
-        """Of the columns of ``trade``, with dates as text and times in milliseconds since 1970 UTC."""
+        """Return the trade in a row of ``trade``, with dates as text and times in milliseconds since 1970 UTC."""
         canceled = row["canceled"]
         identity = row["trade_id"]
         flow = flow_of(row["ts"], row["option_type"], row["side"], row["size"], row["price"], row["delta"])
@@ -68,17 +68,17 @@ class ExpectedTrade(NamedTuple):
 
 @dataclass(slots=True)
 class Recomputed:
-    """Rows by table and key, and which cancel takes a trade back, by the trade's key."""
+    """Rows by table and key, and cancels by the keys of their trades."""
 
     rows: dict[Table, dict[Key, Row]] = field(default_factory=lambda: defaultdict(dict))
-    marks: dict[Place, bytes] = field(default_factory=dict)
+    marks: dict[TradeKey, bytes] = field(default_factory=dict)
 
     def put(self, table: Table, row: Row) -> None:
         self.rows[table][table.key_of(row)] = row
 
 
 class DayTrades:
-    """The stored trades of a symbol's day, as they are read; `tables` is what follows from them."""
+    """The stored trades of a symbol's day, added one by one; `tables` computes the derived rows."""
 
     def __init__(self, day: Day) -> None:
         self.day = day
@@ -86,83 +86,71 @@ class DayTrades:
         self._cancels: dict[MatchColumns, list[ExpectedTrade]] = defaultdict(list)
         self._sums: dict[tuple[int, int], Sums] = defaultdict(Sums)
         self._scored: list[ExpectedTrade] = []
-        self.marked: dict[Place, bytes] = {}
+        self.marked: dict[TradeKey, bytes] = {}
 
     def add(self, trade: ExpectedTrade) -> None:
-        """Take in one row; each row once."""
+        """Add one row; each row may be added once."""
         if trade.flow is None:
-            self._cancels[trade.alike].append(trade)
+            self._cancels[trade.match_columns].append(trade)
             return
-        self._trades[trade.alike].append(trade)
+        self._trades[trade.match_columns].append(trade)
         self._sums[trade.slot, trade.flow.window].add(trade.flow)
         if trade.scores:
             self._scored.append(trade)
         if trade.canceled_by is not None:
-            self.marked[self._place(trade)] = trade.canceled_by
+            self.marked[self._key_of(trade)] = trade.canceled_by
 
-    def _place(self, trade: ExpectedTrade) -> Place:
+    def _key_of(self, trade: ExpectedTrade) -> TradeKey:
         return (*self.day, trade.slot, trade.ts, trade.trade_id)
 
     def tables(self) -> Recomputed:
-        """The rows of all tables; the column ``match`` of ``cancel`` is left None."""
-        found = Recomputed()
-        sums = {key: Sums(**_values(value)) for key, value in self._sums.items()}
-        taken: set[bytes] = set()
-        for alike, cancels in self._cancels.items():
-            trades = {trade.trade_id: trade for trade in self._trades.get(alike, ())}
-            matched = match(map(_candidate, cancels), map(_candidate, trades.values()))
+        """Compute the rows of all tables; the column ``match`` of ``cancel`` is None."""
+        result = Recomputed()
+        sums = {window: replace(total) for window, total in self._sums.items()}
+        canceled: set[bytes] = set()
+        for columns, cancels in self._cancels.items():
+            trades = {trade.trade_id: trade for trade in self._trades.get(columns, ())}
+            matches = match_cancels(map(_match_candidate, cancels), map(_match_candidate, trades.values()))
             for cancel in cancels:
-                by = cancel.trade_id
-                taken_back = matched.get(by)
                 record = Cancel(
-                    by,
-                    cancel.ts,
-                    cancel.slot,
-                    cancel.sequence,
-                    alike,
-                    0,
-                    taken_back,
-                    condition=cancel.condition,
-                )
+                    cancel.trade_id, cancel.ts, cancel.slot, cancel.sequence, columns, 0,
+                    matches.get(cancel.trade_id), condition=cancel.condition,
+                )  # fmt: skip
                 row = cancel_row(self.day, record)
-                found.put(CANCEL, (*row[:MATCH], None, *row[MATCH + 1 :]))
-            for by, identity in matched.items():
+                result.put(CANCEL, (*row[:MATCH], None, *row[MATCH + 1 :]))
+            for cancel_id, identity in matches.items():
                 trade = trades[identity]
-                taken.add(identity)
-                found.marks[self._place(trade)] = by
+                canceled.add(identity)
+                result.marks[self._key_of(trade)] = cancel_id
                 if trade.flow is not None:
                     sums[trade.slot, trade.flow.window].add(trade.flow, -1)
         for (slot, start), total in sums.items():
             row = window_row(WindowKey(*self.day, slot, start), window_signals(total))
-            found.put(FLOW_WINDOW, row)
+            result.put(FLOW_WINDOW, row)
             if row[-1]:
-                found.put(FLOW_ALERT, row)
+                result.put(FLOW_ALERT, row)
         for trade in self._scored:
-            table = UNUSUAL_CANCELED if trade.trade_id in taken else UNUSUAL_TRADE
-            for row in self._unusual(trade):
-                found.put(table, row)
-                for rank in ranks([(table, row)]):
-                    found.put(UNUSUAL_TOP, rank)
-        return found
+            table = UNUSUAL_CANCELED if trade.trade_id in canceled else UNUSUAL_TRADE
+            for row in self._unusual_rows(trade):
+                result.put(table, row)
+                for rank in rank_rows([(table, row)]):
+                    result.put(UNUSUAL_TOP, rank)
+        return result
 
-    def _unusual(self, trade: ExpectedTrade) -> Iterable[Row]:
+    def _unusual_rows(self, trade: ExpectedTrade) -> Iterable[Row]:
         symbol, date = self.day
-        alike = trade.alike
+        columns = trade.match_columns
         for signal, (score, mean, deviation) in (trade.scores or {}).items():
             yield (
-                date, symbol, trade.ts, trade.trade_id, signal, score, alike.root, alike.expiration, alike.strike,
-                alike.option_type, alike.size, alike.price, trade.premium, trade.side, trade.iv, trade.delta, mean,
-                deviation,
+                date, symbol, trade.ts, trade.trade_id, signal, score, columns.root, columns.expiration,
+                columns.strike, columns.option_type, columns.size, columns.price, trade.premium, trade.side, trade.iv,
+                trade.delta, mean, deviation,
             )  # fmt: skip
 
 
 MATCH = CANCEL.names.index("match")
 
 
-def _candidate(trade: ExpectedTrade) -> Candidate:
+def _match_candidate(trade: ExpectedTrade) -> Candidate:
     opening = trade.canceled and trade.condition == OPENING
     return Candidate(trade.ts, trade.sequence, trade.trade_id, opening)
-
-
-def _values(sums: Sums) -> dict[str, int]:
-    return {name: getattr(sums, name) for name in Sums.__slots__}

@@ -1,4 +1,4 @@
-"""What Cassandra has stored: partitions of ``trade``, read at LOCAL_QUORUM, and the fingerprint of a row."""
+"""Read stored trades from Cassandra: partitions of ``trade`` at LOCAL_QUORUM, and the fingerprints of rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.settings import KEYSPACE
 from kintsugi.pipeline.row_parser import Trade
-from kintsugi.pipeline.trade_identity import CANARY_SYMBOL
+from kintsugi.pipeline.trade_identity import SYNTHETIC_SYMBOL
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -25,19 +25,19 @@ COMPARED = (
 )  # fmt: skip
 
 Partition = tuple[str, str, int]
-Read = tuple[str, str, int, int, int]
+PartitionRange = tuple[str, str, int, int, int]
 
 
-def partitions(session: Session) -> Iterator[Partition]:
-    """Every partition that has rows, but the canaries'."""
+def list_partitions(session: Session) -> Iterator[Partition]:
+    """Yield every partition that has rows, except those of synthetic trades."""
     rows = session.execute(f"SELECT DISTINCT symbol, trade_date, slot FROM {KEYSPACE}.trade", timeout=60)
     for row in rows:
-        if row.symbol != CANARY_SYMBOL:
+        if row.symbol != SYNTHETIC_SYMBOL:
             yield row.symbol, str(row.trade_date), row.slot
 
 
-def fingerprint(trade: Trade) -> int:
-    """A hash of every delivered column; in this process that of the stored row is the same."""
+def trade_fingerprint(trade: Trade) -> int:
+    """Return a hash of every delivered column; within one process it equals that of the stored row."""
     return hash(
         (
             trade.symbol, trade.ts, trade.sequence, trade.root, trade.expiration, trade.strike,
@@ -49,55 +49,54 @@ def fingerprint(trade: Trade) -> int:
     )  # fmt: skip
 
 
-def milliseconds(instant: datetime) -> int:
-    """Since 1970 UTC: the driver's datetime has no zone and is UTC, and Cassandra knows nothing below milliseconds."""
+def to_milliseconds(instant: datetime) -> int:
+    """Return milliseconds since 1970 UTC. The driver's datetime is UTC without a zone, and has no finer digits."""
     days = instant.toordinal() - 719_163
     seconds = (instant.hour * 60 + instant.minute) * 60 + instant.second
     return days * 86_400_000 + seconds * 1000 + instant.microsecond // 1000
 
 
 def row_fingerprint(row: Any) -> int:
-    """`fingerprint` of a stored row."""
+    """Return the `trade_fingerprint` of a stored row."""
     return hash(
         (
-            row.symbol, milliseconds(row.ts), row.sequence, row.root, str(row.expiration), row.strike, row.option_type,
-            row.exchange,
-            row.size, row.price, row.condition, row.canceled_condition, row.bid, row.ask, row.iv, row.delta,
-            row.underlying_bid, row.underlying_ask, row.exchanges,
+            row.symbol, to_milliseconds(row.ts), row.sequence, row.root, str(row.expiration), row.strike,
+            row.option_type, row.exchange, row.size, row.price, row.condition, row.canceled_condition,
+            row.bid, row.ask, row.iv, row.delta, row.underlying_bid, row.underlying_ask, row.exchanges,
         )
     )  # fmt: skip
 
 
 def read_partitions(
-    session: Session, partitions: Iterable[Read], more: tuple[str, ...] = ()
+    session: Session, partitions: Iterable[PartitionRange], more: tuple[str, ...] = ()
 ) -> Iterator[Iterable[Any]]:
-    """The rows of each partition at LOCAL_QUORUM, several read at a time; a failed read is tried again.
+    """Yield the rows of each partition at LOCAL_QUORUM; several are read at once, and a failed read is tried again.
 
-    Each is symbol, date, slot, and the first and the last time to be read (milliseconds since 1970 UTC). The columns
-    are COMPARED and ``more``.
+    ``partitions``: symbol, date, slot, first and last time (milliseconds since 1970 UTC). The columns are COMPARED and
+    ``more``.
     """
     from collections import deque
 
     columns = ", ".join((*COMPARED, *more))
     query = f"SELECT {columns} FROM {KEYSPACE}.trade WHERE symbol = ? AND trade_date = ? AND slot = ?"
     statement = session.prepare(f"{query} AND ts >= ? AND ts <= ?")
-    # Not marked idempotent, so that the driver doesn't speculate: the late answer of a second attempt would be taken
-    # for the next page, and a page counted twice (seen as 5,000 trades "doubled" that stood in Cassandra once).
-    # `finished` repeats a failed read itself.
+    # Not marked idempotent, so that the driver doesn't send the read to a second replica. The driver would take its
+    # late answer for the next page and count a page twice (seen: 5,000 trades "doubled" that were stored once).
+    # `await_rows` repeats a failed read itself.
     statement.is_idempotent = False
-    waiting: deque[tuple[Read, Any]] = deque()
+    waiting: deque[tuple[PartitionRange, Any]] = deque()
     for partition in partitions:
         if len(waiting) >= READERS:
-            yield finished(session, statement, *waiting.popleft())
+            yield await_rows(session, statement, *waiting.popleft())
         waiting.append((partition, session.execute_async(statement, partition)))
     while waiting:
-        yield finished(session, statement, *waiting.popleft())
+        yield await_rows(session, statement, *waiting.popleft())
 
 
-def finished(
+def await_rows(
     session: Session, statement: Any, values: tuple[Any, ...], future: Any, attempts: int = 5
 ) -> list[Any]:
-    """The rows of a read that was begun; one that fails is tried again, because a busy node answers late."""
+    """Return the rows of a running read; a failed read is tried again, because a busy node may answer too late."""
     from cassandra import DriverException
     from cassandra.cluster import NoHostAvailable
 

@@ -1,11 +1,10 @@
-"""How the streaming driver is started: one place for the flags.
+"""The command that starts the streaming driver, and all its flags.
 
-The supervisor of the driver's node starts it by these flags, and Airflow's `StreamSubmitOperator` shows them.
+The supervisor of the driver's node starts it with these flags, and Airflow's `StreamSubmitOperator` shows them.
 
-What the cluster must offer: workers with ``WORKER_CORES`` and ``WORKER_MEMORY``, so that exactly one
-executor of the stream and one of a batch job fit on each. Memory, not cores, keeps a second executor of
-the stream off a worker: when a worker dies its executor waits for the healed worker instead of crowding
-onto the other one.
+The cluster needs workers with ``WORKER_CORES`` and ``WORKER_MEMORY``, so that exactly one executor of the stream and
+one of a batch job fit on each. The memory prevents a second executor of the stream on a worker. So when a worker dies,
+its executor waits for the recovered worker and doesn't move to the other one.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ WORKER_MEMORY = "1280m"
 DRIVER_MEMORY = "512m"
 JVM_FLAGS = "-XX:+UseSerialGC -Xss512k"
 QUICK_COMPILER = "-XX:TieredStopAtLevel=1"
-# The optimising compiler at twenty times its usual thresholds: it keeps out of the start, and pays in a long life.
+# The optimising compiler with twenty times its default thresholds: it doesn't delay the start, and compiles later.
 LATE_COMPILER = (
     "-XX:Tier4InvocationThreshold=100000 -XX:Tier4MinInvocationThreshold=12000 "
     "-XX:Tier4CompileThreshold=300000 -XX:Tier4BackEdgeThreshold=800000"
@@ -43,7 +42,7 @@ JARS = (
 )
 
 CONFIGURATION = {
-    # Latency: no second small file a checkpoint file, plain renames, no waiting for a data-local executor.
+    # Latency: no checksum file beside each checkpoint file, plain renames, no waiting for a data-local executor.
     "spark.sql.streaming.checkpoint.fileChecksum.enabled": "false",
     "spark.sql.streaming.checkpointFileManagerClass": (
         "org.apache.spark.sql.execution.streaming.checkpointing.FileSystemBasedCheckpointFileManager"
@@ -52,12 +51,12 @@ CONFIGURATION = {
     "spark.log.level": "WARN",
     "spark.sql.adaptive.enabled": "false",
     "spark.sql.shuffle.partitions": "2",
-    # Failures: a silent executor is given up in seconds; a task may fail while a replica is replaced.
+    # Failures: a silent executor is dropped within seconds; a task may fail while a replica is replaced.
     "spark.executor.heartbeatInterval": "2s",
     "spark.network.timeout": "15s",
     "spark.network.timeoutInterval": "5s",
     "spark.task.maxFailures": "8",
-    # Bounded memory of a driver that runs for months.
+    # Limited memory for a driver that runs for months.
     "spark.ui.retainedJobs": "50",
     "spark.ui.retainedStages": "50",
     "spark.ui.retainedTasks": "500",
@@ -82,40 +81,40 @@ PACKAGED = (
     "__init__.py",
     "core/__init__.py",
     "core/connections.py",
-    "core/data_bucket.py",
     "core/data_source.py",
     "core/errors.py",
     "core/file_names.py",
     "core/fleet.py",
     "core/rejections.py",
     "core/settings.py",
+    "core/user_bucket.py",
     "core/user_connections.py",
     "db/__init__.py",
     "db/ledger_entry.py",
 )
-"""What the modules of the pipeline import, of the package `kintsugi`."""
+"""The modules outside the pipeline that modules of the pipeline import."""
 
 
-def package(target: Path) -> Path:
-    """Write the modules that executors need as the zip file ``target``, and return it.
+def write_package(target: Path) -> Path:
+    """Write the modules that executors need to the zip file ``target``, for ``--py-files``; returns its path.
 
-    It is for ``--py-files``. The same sources make the same bytes, so that a release can be digested.
+    The same sources make the same bytes, so that a release has a stable digest.
     """
     source = Path(__file__).resolve().parents[2]
     files = [source / file for file in PACKAGED]
     for folder in ("pipeline", "pipeline/ingest", "pipeline/stream"):
         files += sorted((source / folder).glob("*.py"))
     target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.name}.{os.getpid()}")
-    with zipfile.ZipFile(fresh, "w") as archive:
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    with zipfile.ZipFile(temporary, "w") as archive:
         for file in files:
             name = f"kintsugi/{file.relative_to(source).as_posix()}"
             archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), file.read_bytes())
-    fresh.replace(target)
+    temporary.replace(target)
     return target
 
 
-def submission(
+def build_submission(
     *,
     driver_host: str,
     bootstrap: list[str],
@@ -126,12 +125,12 @@ def submission(
     py_files: Path | None = None,
     trigger_ms: int = 250,
 ) -> dict[str, Any]:
-    """The submission of the streaming driver, by the names of the arguments of Airflow's SparkSubmitOperator.
+    """Return the submission of the streaming driver, as arguments of Airflow's SparkSubmitOperator.
 
-    ``driver_host``: the driver's own node; executors connect back to it. ``bootstrap``: ``address:port`` of the Kafka
+    ``driver_host``: the driver's own node, to which the executors connect. ``bootstrap``: ``address:port`` of the Kafka
     brokers. ``contact_points``: addresses of the Cassandra nodes. ``application``: ``spark_apps/stream_trades.py``.
-    ``jars``: Spark's connector jars, as `connector_jars` finds them. ``py_files``: what `package` wrote; without it the
-    executors' Python must be able to import ``kintsugi``.
+    ``jars``: Spark's connector jars, from `connector_jars`. ``py_files``: the zip file of
+    `write_package`; without it the executors' Python must be able to import ``kintsugi``.
     """
     return {
         "application": str(application),
@@ -153,38 +152,42 @@ def submission(
 def submit_command(
     *, master: str, jars: Path, spark_submit: Path | None = None, **arguments: Any
 ) -> list[str]:
-    """The command that runs the streaming driver, for the driver's own host; ``arguments`` are those of `submission`.
+    """Build the command that runs the streaming driver on the driver's own host.
 
-    ``master``: ``spark://address:7077``. ``jars``: the folder of Spark's connector jars. ``spark_submit``: beside the
-    running Python if not given.
+    ``arguments``: those of `build_submission`. ``master``: ``spark://address:7077``. ``jars``: the folder of Spark's
+    connector jars. ``spark_submit``: default: the one beside the running Python.
 
     The environment must hold ``PYSPARK_PYTHON`` (with the packages of requirements.txt) and
     ``SPARK_LOCAL_IP`` (``driver_host``). Raises PreflightError when a jar is missing.
     """
-    given = submission(jars=connector_jars(jars), **arguments)
-    application, own, conf = given.pop("application"), given.pop("application_args"), given.pop("conf")
+    options = build_submission(jars=connector_jars(jars), **arguments)
+    application, application_args = options.pop("application"), options.pop("application_args")
+    configuration = options.pop("conf")
     command = [str(spark_submit or Path(sys.executable).with_name("spark-submit")), "--master", master]
-    for name, value in given.items():
+    for name, value in options.items():
         if value is not None:
             command += [f"--{name.replace('_', '-')}", str(value)]
-    for key, value in conf.items():
+    for key, value in configuration.items():
         command += ["--conf", f"{key}={value}"]
-    return [*command, application, *own]
+    return [*command, application, *application_args]
 
 
 def connector_jars(folder: Path) -> list[Path]:
-    """The jars that pyspark lacks, one of each; raises PreflightError when one is missing."""
-    found = []
+    """Return the jars that pyspark lacks, one of each; raises PreflightError when one is missing."""
+    newest = []
     for prefix in JARS:
         jars = sorted(folder.glob(f"{prefix}*.jar"))
         if not jars:
             raise PreflightError(f"no {prefix}*.jar in {folder}; fetch the artifacts again")
-        found.append(jars[-1])
-    return found
+        newest.append(jars[-1])
+    return newest
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Become spark-submit with these flags, or ``--print`` them: ``python -m kintsugi.pipeline.stream.submission``."""
+    """Replace this process by spark-submit with these flags, or ``--print`` them.
+
+    ``python -m kintsugi.pipeline.stream.submission``
+    """
     parser = argparse.ArgumentParser(prog="kintsugi.pipeline.stream.submission", description=main.__doc__)
     parser.add_argument("--master", required=True, help="spark://address:7077")
     parser.add_argument("--driver-host", required=True, help="this node's address")
@@ -201,8 +204,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--trigger-ms", type=int, default=250)
     parser.add_argument("--print", action="store_true", help="print the command instead of running it")
     options = parser.parse_args(arguments)
-    if options.py_files:  # always anew: a zip of an earlier release must not outlive it
-        package(options.py_files)
+    if options.py_files:  # always written again, so that it is never the zip of an earlier release
+        write_package(options.py_files)
     command = submit_command(
         master=options.master, driver_host=options.driver_host, bootstrap=options.bootstrap.split(","),
         contact_points=options.contact_points.split(","), checkpoint=options.checkpoint, jars=options.jars,

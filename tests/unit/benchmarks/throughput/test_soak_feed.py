@@ -67,7 +67,7 @@ def test_the_feed_holds_every_planted_trade_once_among_usual_ones_and_is_found_i
     assert set(planted) < set(fed)
     assert len(fed) == sum(part.rows for part in some)
     assert len(set(fed)) == len(fed) - made.duplicates
-    assert made.planted > 0
+    assert made.blocks > 0
 
 
 def test_both_days_are_measured_by_the_day_before_them(made: GeneratedDay) -> None:

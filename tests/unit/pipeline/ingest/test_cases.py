@@ -14,7 +14,7 @@ from moto import mock_aws
 
 from kintsugi.core.errors import InputError
 from kintsugi.pipeline.ingest.file_reader import BadLine, read_lines
-from kintsugi.pipeline.row_parser import Rejection, message
+from kintsugi.pipeline.row_parser import Rejection, parse_message
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -38,7 +38,7 @@ def ingested(s3: S3Client, name: str) -> tuple[list[dict[str, Any]], Counter[str
     messages: list[dict[str, Any]] = []
     rejected: Counter[str] = Counter()
     for _, line in read_lines(s3, "bucket", key, etag):
-        found = line.rejection if isinstance(line, BadLine) else message(line)
+        found = line.rejection if isinstance(line, BadLine) else parse_message(line)
         if isinstance(found, Rejection):
             rejected[found.reason.value] += 1
         else:

@@ -11,8 +11,8 @@ from moto import mock_aws
 
 from kintsugi.core.rejections import Reason, Rejection
 from kintsugi.pipeline.ingest.dead_letters import DeadLetters, dead_letter
-from kintsugi.pipeline.ingest.file_ingest import LETTER_BYTES, chunks
-from kintsugi.pipeline.ingest.file_reader import Narrowed, raw_bytes
+from kintsugi.pipeline.ingest.file_ingest import LETTER_BYTES, split_chunks
+from kintsugi.pipeline.ingest.file_reader import NarrowedLine, raw_bytes
 from kintsugi.pipeline.object_listing import S3Object
 from tests.unit.pipeline.test_row_parser import LINE
 
@@ -31,7 +31,7 @@ def test_a_letter_holds_the_whole_raw_line_whatever_it_is() -> None:
 
 
 def test_the_raw_line_has_the_unknown_columns_too() -> None:
-    assert raw_bytes(Narrowed("a,b", "a,venue,b")) == b"a,venue,b"
+    assert raw_bytes(NarrowedLine("a,b", "a,venue,b")) == b"a,venue,b"
     assert raw_bytes("caf\udce9") == b"caf\xe9"
 
 
@@ -70,7 +70,7 @@ def test_many_long_bad_rows_fit_into_memory() -> None:
 
     tracemalloc.start()
     count = 0
-    for chunk in chunks(S3Object("k", "e", 1), lines(), 20_000):
+    for chunk in split_chunks(S3Object("k", "e", 1), lines(), 20_000):
         count += chunk.tally.read
         assert sum(map(len, chunk.letters)) < 2 * LETTER_BYTES
     peak = tracemalloc.get_traced_memory()[1]

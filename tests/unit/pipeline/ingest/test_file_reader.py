@@ -14,7 +14,7 @@ from moto import mock_aws
 from kintsugi.core.errors import InputError
 from kintsugi.pipeline.ingest import byte_sources, decompression
 from kintsugi.pipeline.ingest.file_reader import MAX_LINE, BadLine, raw_bytes, read_lines
-from kintsugi.pipeline.row_parser import HEAD_COLUMNS, Reason, Rejection, message
+from kintsugi.pipeline.row_parser import HEAD_COLUMNS, Reason, Rejection, parse_message
 from tests.unit.pipeline.test_row_parser import changed
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def test_a_line_in_a_wrong_encoding_is_rejected_and_the_rest_goes_in(s3: S3Clien
     found = read(s3, b"\n".join([HEADER, ROWS[0], b"\xe9" + ROWS[1], ROWS[2]]))
     assert [number for number, _ in found] == [2, 3, 4]
     assert isinstance(found[1][1], str)
-    bad = message(found[1][1])
+    bad = parse_message(found[1][1])
     assert isinstance(bad, Rejection)
     assert bad.reason is Reason.ENCODING
     assert raw_bytes(found[1][1]) == b"\xe9" + ROWS[1]
@@ -117,12 +117,12 @@ def test_an_endless_line_is_rejected_in_bounded_memory(s3: S3Client) -> None:
 @pytest.mark.parametrize(
     ("body", "text"),
     [
-        (b"", "is empty"),
-        (b"\x00\x01\x02\xff\xfe", "can't be read"),
-        (b"hello,world\n1,2\n", "neither a header nor a row"),
-        (HEADER.replace(b"root", b"stem") + b"\n", "column 3 must be root"),
-        (b"\x1f\x8bnot gzip at all", "corrupt"),
-        (b"PK\x03\x04no archive", "broken zip"),
+        (b"", "empty"),
+        (b"\x00\x01\x02\xff\xfe", "UnderlyingOptionsTradesCalcs_"),
+        (b"hello,world\n1,2\n", "'hello,world'"),
+        (HEADER.replace(b"root", b"stem") + b"\n", "column 3 .* root"),
+        (b"\x1f\x8bnot gzip at all", "gzip .* corrupt"),
+        (b"PK\x03\x04no archive", "corrupt zip"),
     ],
 )
 def test_an_unusable_file_is_one_error_with_its_name(s3: S3Client, body: bytes, text: str) -> None:
@@ -193,5 +193,5 @@ def test_an_archive_of_thousands_of_files_is_refused(s3: S3Client) -> None:
 def test_an_object_that_changed_is_not_read_as_the_old_one(s3: S3Client) -> None:
     old = s3.put_object(Bucket="bucket", Key="k", Body=BODY)["ETag"]
     s3.put_object(Bucket="bucket", Key="k", Body=BODY + ROWS[0])
-    with pytest.raises(InputError, match="changed"):
+    with pytest.raises(InputError, match=r"^k\b"):
         list(read_lines(s3, "bucket", "k", old))

@@ -10,13 +10,13 @@ import pytest
 
 from kintsugi.core.errors import KintsugiError
 from kintsugi.db.ledger_entry import FileState, LedgerEntry, Tally
-from kintsugi.pipeline.ingest.intake_monitor import rules_from
+from kintsugi.pipeline.ingest.intake_monitor import read_rules
 from kintsugi.pipeline.ingest.intake_report import (
     FileNote,
     IntakeReport,
     IntakeRules,
-    Survey,
-    assess,
+    IntakeSurvey,
+    assess_intake,
     missing_periods,
     needs_calendar,
 )
@@ -54,7 +54,7 @@ def look(files: Iterable[S3Object], rows: Iterable[LedgerEntry] = (), **more: ob
     by_key: dict[tuple[str, str], list[LedgerEntry]] = {}
     for entry in rows:
         by_key.setdefault((entry.bucket, entry.key), []).append(entry)
-    return assess(Survey(list(files)), by_key, {}, RULES, NOW, **more)  # type: ignore[arg-type]
+    return assess_intake(IntakeSurvey(list(files)), by_key, {}, RULES, NOW, **more)  # type: ignore[arg-type]
 
 
 def test_the_oldest_waiting_file_is_named_with_its_age() -> None:
@@ -216,9 +216,9 @@ def test_the_calendar_is_fetched_only_where_a_file_could_be_missing() -> None:
 
 
 def test_rules_come_from_the_environment() -> None:
-    found = rules_from({"KINTSUGI_INTAKE_WAITING_MINUTES": "5", "KINTSUGI_INTAKE_DELIVERY": "daily"})
+    found = read_rules({"KINTSUGI_INTAKE_WAITING_MINUTES": "5", "KINTSUGI_INTAKE_DELIVERY": "daily"})
     assert (found.waiting, found.delivery, found.due) == (timedelta(minutes=5), "daily", RULES.due)
-    assert rules_from({}) == RULES
+    assert read_rules({}) == RULES
 
 
 @pytest.mark.parametrize(
@@ -227,4 +227,4 @@ def test_rules_come_from_the_environment() -> None:
 )
 def test_a_value_that_cannot_be_used_is_named(name: str, value: str) -> None:
     with pytest.raises(KintsugiError, match=f"KINTSUGI_INTAKE_{name}={value}"):
-        rules_from({f"KINTSUGI_INTAKE_{name}": value})
+        read_rules({f"KINTSUGI_INTAKE_{name}": value})

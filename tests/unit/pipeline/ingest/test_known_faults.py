@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kintsugi.pipeline import schema
-from kintsugi.pipeline.cassandra_session import connect
-from kintsugi.pipeline.row_parser import TradeMessage, message
+from kintsugi.pipeline.cassandra_session import connect_session
+from kintsugi.pipeline.row_parser import TradeMessage, parse_message
 from tests.unit.pipeline.test_row_parser import changed
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def identified(columns: dict[int, str]) -> tuple[bytes, tuple[object, ...]]:
     line = changed(0, "AAPL")
     for column, text in columns.items():
         line = changed(column, text, line)
-    found = message(line)
+    found = parse_message(line)
     assert isinstance(found, TradeMessage), found
     numbers = {column: float(columns[column]) for column in (5, 9)}
     return found.identity, tuple({**columns, **numbers}.values())
@@ -77,5 +77,5 @@ def test_the_primary_key_holds_the_identity_so_alike_trades_are_two_rows() -> No
 def test_requests_are_at_local_quorum_unless_they_say_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     """The replaced pipeline wrote at ANY: a hint was enough."""
     monkeypatch.setattr(Cluster, "connect", lambda self, keyspace: self)
-    cluster: Cluster = connect(["127.0.0.1"])
+    cluster: Cluster = connect_session(["127.0.0.1"])
     assert cluster.profile_manager.default.consistency_level == ConsistencyLevel.LOCAL_QUORUM

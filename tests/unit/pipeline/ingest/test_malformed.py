@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kintsugi.core.errors import InputError
 from kintsugi.pipeline.ingest.byte_sources import BytesSource
-from kintsugi.pipeline.ingest.file_ingest import Chunk, chunks
+from kintsugi.pipeline.ingest.file_ingest import Chunk, split_chunks
 from kintsugi.pipeline.ingest.file_reader import trade_lines
 from kintsugi.pipeline.object_listing import S3Object
 from kintsugi.pipeline.row_parser import HEAD_COLUMNS, Reason
@@ -26,7 +26,7 @@ SEED, ROUNDS = 20261122, 2
 
 def taken(body: bytes, rows: int = 16) -> list[Chunk]:
     source = BytesSource(body, "k")
-    return list(chunks(S3Object(source.name, "e", source.size), trade_lines(source), rows))
+    return list(split_chunks(S3Object(source.name, "e", source.size), trade_lines(source), rows))
 
 
 def check(found: list[Chunk]) -> Counter[str]:
@@ -75,8 +75,8 @@ def test_a_file_of_nothing_but_its_header_is_done_and_empty() -> None:
 def test_chunks_are_the_same_rows_however_they_are_cut(rows: int, border: int) -> None:
     lines = [(number, line) for number, line in enumerate(BODY.decode().splitlines(), 1)][1:]
     source = S3Object("k", "e", 1)
-    (whole,) = chunks(source, lines, 10**6)
-    found = list(chunks(source, lines, rows, border))
+    (whole,) = split_chunks(source, lines, 10**6)
+    found = list(split_chunks(source, lines, rows, border))
     assert [m for chunk in found for m in chunk.messages] == whole.messages
     assert len(whole.messages) == ROWS
     assert all(chunk.tally.read <= rows for chunk in found)
@@ -86,7 +86,9 @@ def test_chunks_are_the_same_rows_however_they_are_cut(rows: int, border: int) -
 
 def test_a_row_that_occurs_again_is_a_duplicate_however_it_is_spelled() -> None:
     line = changed(2, "5")
-    (chunk,) = chunks(S3Object("k", "e", 1), [(2, line), (3, line.replace("110.000", "110")), (4, "x")], 100)
+    (chunk,) = split_chunks(
+        S3Object("k", "e", 1), [(2, line), (3, line.replace("110.000", "110")), (4, "x")], 100
+    )
     assert (chunk.tally.read, chunk.tally.accepted, chunk.tally.duplicates, chunk.tally.produced) == (
         3,
         2,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kintsugi.core.errors import InputError
-from kintsugi.pipeline.ingest.replay import Pacer, Schedule, day_or_month, select
+from kintsugi.pipeline.ingest.replay import Pacer, Schedule, parse_day_or_month, select_files
 from kintsugi.pipeline.object_listing import NAME, S3Object
 
 
@@ -21,12 +21,14 @@ FILES = [
 
 
 def test_a_day_a_month_keys_or_everything_can_be_chosen() -> None:
-    assert select(FILES, day="2024-10-08") == FILES[:2]
-    assert select(FILES, day="2024-10-09") == FILES[2:3]
-    assert select(FILES, day="2024-10") == sorted(FILES[:4], key=lambda item: item.key)
-    assert select([*FILES, file(f"x/{NAME}2024-11-01.csv")], day="2024-11")[0].key.endswith("2024-11-01.csv")
-    assert select(FILES, keys=[FILES[2].key, FILES[0].key]) == [FILES[0], FILES[2]]
-    assert select(FILES, everything=True) == sorted(FILES[:4], key=lambda item: item.key)
+    assert select_files(FILES, day="2024-10-08") == FILES[:2]
+    assert select_files(FILES, day="2024-10-09") == FILES[2:3]
+    assert select_files(FILES, day="2024-10") == sorted(FILES[:4], key=lambda item: item.key)
+    assert select_files([*FILES, file(f"x/{NAME}2024-11-01.csv")], day="2024-11")[0].key.endswith(
+        "2024-11-01.csv"
+    )
+    assert select_files(FILES, keys=[FILES[2].key, FILES[0].key]) == [FILES[0], FILES[2]]
+    assert select_files(FILES, everything=True) == sorted(FILES[:4], key=lambda item: item.key)
 
 
 @pytest.mark.parametrize(
@@ -38,11 +40,11 @@ def test_a_day_a_month_keys_or_everything_can_be_chosen() -> None:
 )  # fmt: skip
 def test_a_choice_that_names_nothing_is_refused(choice: dict[str, object], text: str) -> None:
     with pytest.raises(InputError, match=text):
-        select(FILES, **choice)  # type: ignore[arg-type]
+        select_files(FILES, **choice)  # type: ignore[arg-type]
 
 
 def test_what_a_form_adds_to_a_day_or_month_is_left_out() -> None:
-    assert [day_or_month(text) for text in ("2024-10-08\n", " 2024-10\r\n", "", "\n")] == [
+    assert [parse_day_or_month(text) for text in ("2024-10-08\n", " 2024-10\r\n", "", "\n")] == [
         "2024-10-08",
         "2024-10",
         "",
@@ -53,7 +55,7 @@ def test_what_a_form_adds_to_a_day_or_month_is_left_out() -> None:
 @pytest.mark.parametrize("text", ["2024", "2024-13", "2024-10-8", "08.10.2024", "2024-10-08 x"])
 def test_what_is_no_day_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="2024-10"):
-        day_or_month(text)
+        parse_day_or_month(text)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,7 @@ def test_what_is_no_day_is_refused(text: str) -> None:
     ],
 )  # fmt: skip
 def test_a_trade_is_due_by_its_own_time(schedule: Schedule, at: float, due: float) -> None:
-    assert schedule.due(at) == pytest.approx(due)
+    assert schedule.due_s(at) == pytest.approx(due)
 
 
 @given(
@@ -77,7 +79,7 @@ def test_a_later_trade_is_never_due_earlier(
     values: tuple[float, float, float, float], at: float, later: float
 ) -> None:
     schedule = Schedule(*values)
-    assert schedule.due(at + later) >= schedule.due(at) - 1e-6
+    assert schedule.due_s(at + later) >= schedule.due_s(at) - 1e-6
 
 
 @pytest.mark.parametrize("values", [(-1,), (1, 0), (1, 1, -1), (1, 1, 0, -1), (0, 5, 0, 10)])

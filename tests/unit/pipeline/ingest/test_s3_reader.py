@@ -36,7 +36,7 @@ def test_the_chunks_are_the_object_from_where_it_was_read_to(
         asked: list[tuple[int, int]] = []
         body = Slow(content)
         body.seek(at)
-        found = list(s3_reader.chunks(body, at, len(content), fetcher(content, asked)))
+        found = list(s3_reader.read_chunks(body, at, len(content), fetcher(content, asked)))
     assert b"".join(found) == content[at:]
     assert all(0 < len(part) <= chunk for part in found)
     assert all(end - start <= max(piece, at) for start, end in asked)
@@ -47,7 +47,7 @@ def test_no_connection_stays_open_while_the_reader_pauses(monkeypatch: pytest.Mo
     asked: list[tuple[int, int]] = []
     content = bytes(range(35))
     body = io.BytesIO(content)
-    found = s3_reader.chunks(body, 0, len(content), fetcher(content, asked))
+    found = s3_reader.read_chunks(body, 0, len(content), fetcher(content, asked))
     next(found)
     assert body.closed
     list(found)
@@ -56,5 +56,5 @@ def test_no_connection_stays_open_while_the_reader_pauses(monkeypatch: pytest.Mo
 
 def test_a_small_object_needs_no_further_request() -> None:
     asked: list[tuple[int, int]] = []
-    assert list(s3_reader.chunks(io.BytesIO(b"abc"), 0, 3, fetcher(b"abc", asked))) == [b"abc"]
+    assert list(s3_reader.read_chunks(io.BytesIO(b"abc"), 0, 3, fetcher(b"abc", asked))) == [b"abc"]
     assert asked == []

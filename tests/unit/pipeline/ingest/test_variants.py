@@ -34,7 +34,7 @@ from tests.unit.pipeline.ingest.variants import (
 def report(body: bytes, name: str = TRADES) -> FileReport:
     """What an ingest would do; raises InputError for an unusable file, and nothing else may be raised."""
     found = FileReport(name)
-    validation._read(BytesSource(body, name), found)
+    validation._fill_report(BytesSource(body, name), found)
     assert found.read == found.accepted + sum(found.rejected.values())
     return found
 

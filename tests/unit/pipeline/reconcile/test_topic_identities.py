@@ -5,7 +5,7 @@ import json
 import orjson
 import pytest
 
-from kintsugi.pipeline.reconcile.topic_identities import trade_id_of
+from kintsugi.pipeline.reconcile.topic_identities import parse_identity
 from tests.unit.pipeline.test_row_parser import LINE, trade
 
 TRADE = trade(LINE)
@@ -13,8 +13,8 @@ TRADE = trade(LINE)
 
 def test_the_identity_is_found_wherever_it_stands_in_the_message() -> None:
     identity = bytes.fromhex(TRADE.trade_id)
-    assert trade_id_of(orjson.dumps(TRADE)) == identity
-    assert trade_id_of(json.dumps({"symbol": "A", "trade_id": TRADE.trade_id}).encode()) == identity
+    assert parse_identity(orjson.dumps(TRADE)) == identity
+    assert parse_identity(json.dumps({"symbol": "A", "trade_id": TRADE.trade_id}).encode()) == identity
 
 
 @pytest.mark.parametrize(
@@ -25,4 +25,4 @@ def test_the_identity_is_found_wherever_it_stands_in_the_message() -> None:
     ],
 )  # fmt: skip
 def test_a_message_that_is_no_trade_has_no_identity_and_ends_no_account(value: bytes | None) -> None:
-    assert trade_id_of(value) is None
+    assert parse_identity(value) is None

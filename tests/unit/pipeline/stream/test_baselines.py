@@ -30,12 +30,12 @@ def test_a_day_is_measured_by_the_newest_file_before_it() -> None:
 
 
 def test_a_bucket_has_a_place_and_what_is_unknown_is_no_number() -> None:
-    found = baselines.buckets_of([("P", "80-100", "long", *range(9)), ("P", None, "long", *range(9))])
+    found = baselines.buckets_from_rows([("P", "80-100", "long", *range(9)), ("P", None, "long", *range(9))])
     assert found is not None
     assert found.shape == (30, len(STATISTICS))
     assert found[-1].tolist() == list(range(9))
     assert np.isnan(found[:-1]).all()
-    assert baselines.buckets_of([]) is None
+    assert baselines.buckets_from_rows([]) is None
 
 
 class Table(BaselineCache):
@@ -63,41 +63,41 @@ TODAY = ("A", "2024-10-08")
 def test_only_what_the_trades_need_is_read_and_only_once() -> None:
     cache = Table()
     cache.table = [row("A", "2024-10-07"), row("B", "2024-10-07")]
-    assert cache.of([TODAY]).keys() == {TODAY}
-    assert cache.of([TODAY, ("C", "2024-10-08")])["C", "2024-10-08"] is None
-    cache.of([("C", "2024-10-08")])
+    assert cache.look_up([TODAY]).keys() == {TODAY}
+    assert cache.look_up([TODAY, ("C", "2024-10-08")])["C", "2024-10-08"] is None
+    cache.look_up([("C", "2024-10-08")])
     assert cache.reads == [TODAY, ("C", "2024-10-08")]
 
 
 def test_what_is_announced_is_read_anew() -> None:
     cache = Table()
-    assert cache.of([TODAY])[TODAY] is None
+    assert cache.look_up([TODAY])[TODAY] is None
     cache.table = [row("A", "2024-10-07")]
-    assert cache.of([TODAY])[TODAY] is None, "nothing was announced"
+    assert cache.look_up([TODAY])[TODAY] is None, "nothing was announced"
     cache.version = 2
-    assert cache.of([TODAY])[TODAY] is not None
+    assert cache.look_up([TODAY])[TODAY] is not None
 
 
 def test_while_the_version_cannot_be_read_what_is_known_holds() -> None:
     cache = Table()
     cache.version = KintsugiError("no quorum")
     with pytest.raises(KintsugiError):
-        cache.of([TODAY])
+        cache.look_up([TODAY])
     cache.version = 1
     cache.table = [row("A", "2024-10-07")]
-    known = cache.of([TODAY])[TODAY]
+    known = cache.look_up([TODAY])[TODAY]
     cache.version = KintsugiError("no quorum")
-    assert cache.of([TODAY])[TODAY] is known is not None
+    assert cache.look_up([TODAY])[TODAY] is known is not None
 
 
 def test_memory_is_bounded_and_what_was_used_last_stays() -> None:
     cache = Table(capacity=2)
     days = [(symbol, "2024-10-08") for symbol in "ABC"]
-    assert len(cache.of(days)) == 3, "a batch may need more"
-    cache.of([days[1]])
-    cache.of([days[0]])
-    assert len(cache._held) == 2
-    cache.of([days[1]])
+    assert len(cache.look_up(days)) == 3, "a batch may need more"
+    cache.look_up([days[1]])
+    cache.look_up([days[0]])
+    assert len(cache._cache) == 2
+    cache.look_up([days[1]])
     assert cache.reads == [*days, days[0]]
 
 

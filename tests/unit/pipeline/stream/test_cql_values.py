@@ -23,7 +23,7 @@ TYPES = {
 
 def encoded(kind: str, values: list[Any]) -> list[Any]:
     batch = pa.RecordBatch.from_pydict({"it": pa.array(values, TYPES[kind][1])})
-    return [row[0] for row in cql_values.rows(batch, [("it", kind)])]
+    return [row[0] for row in cql_values.encode_rows(batch, [("it", kind)])]
 
 
 @pytest.mark.parametrize(
@@ -52,19 +52,19 @@ def test_a_value_is_encoded_as_the_driver_does(kind, values, drivers) -> None:
 
 def test_a_slice_of_an_arrow_batch_is_encoded_from_its_own_beginning() -> None:
     batch = pa.RecordBatch.from_pydict({"n": pa.array([1, None, 3, 4]), "t": pa.array(["a", "b", None, "d"])})
-    rows = cql_values.rows(batch.slice(1, 2), [("t", "text"), ("n", "int")])
+    rows = cql_values.encode_rows(batch.slice(1, 2), [("t", "text"), ("n", "int")])
     assert rows == [(b"b", None), (None, b"\0\0\0\3")]
 
 
 def test_a_number_too_large_for_its_type_is_an_error_that_names_the_column() -> None:
-    with pytest.raises(KintsugiError, match="column it can't be stored as smallint"):
+    with pytest.raises(KintsugiError, match=r"column it .*smallint"):
         encoded("smallint", [1, 2**15])
 
 
 def test_a_type_without_an_encoding_is_an_error_that_names_the_column() -> None:
     batch = pa.RecordBatch.from_pydict({"it": pa.array(["x"])})
-    with pytest.raises(KintsugiError, match="column it can't be stored as inet"):
-        cql_values.rows(batch, [("it", "inet")])
+    with pytest.raises(KintsugiError, match=r"column it .*inet"):
+        cql_values.encode_rows(batch, [("it", "inet")])
 
 
 def test_a_timestamp_means_what_it_says() -> None:
@@ -72,3 +72,8 @@ def test_a_timestamp_means_what_it_says() -> None:
     assert cqltypes.DateType.deserialize(wire, 4).replace(tzinfo=UTC) == datetime(
         2024, 10, 8, 15, 6, 40, 123_000, tzinfo=UTC
     )
+
+
+def test_dates_are_what_the_driver_puts_on_the_wire() -> None:
+    wire = cqltypes.SimpleDateType.serialize(cql_values.cassandra_date("2024-10-08"), 4)
+    assert cqltypes.SimpleDateType.deserialize(wire, 4).date() == date(2024, 10, 8)

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kintsugi.pipeline.stream import flow_windows
-from kintsugi.pipeline.stream.derived_records import Place
+from kintsugi.pipeline.stream.derived_records import TradeKey
 from kintsugi.pipeline.stream.derived_table_keys import (
     CANCEL,
     FLOW_ALERT,
@@ -125,7 +125,7 @@ class Pipeline:
     def check(self) -> None:
         """Every table is what follows from the stored trades."""
         rows: dict[Table, dict[Any, Any]] = {table: {} for table in TABLES}
-        marks: dict[Place, bytes] = {}
+        marks: dict[TradeKey, bytes] = {}
         for day in self.store.trade_days:
             trades = DayTrades(day)
             for row in self.store.trades(day):

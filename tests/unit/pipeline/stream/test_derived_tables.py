@@ -13,19 +13,18 @@ import pytest
 
 from kintsugi.core.errors import GuardRefused, KintsugiError
 from kintsugi.pipeline.row_parser import Trade, is_cancel
-from kintsugi.pipeline.stream.derived_records import MatchColumns, WindowKey
-from kintsugi.pipeline.stream.derived_table_keys import FLOW_ALERT
-from kintsugi.pipeline.stream.derived_tables import (
+from kintsugi.pipeline.stream.batch_columns import (
     DERIVING,
     DERIVING_NAMES,
-    EARLIER_DAY,
-    WINDOW_CLOSED,
-    DerivedTables,
 )
+from kintsugi.pipeline.stream.derived_records import MatchColumns, WindowKey
+from kintsugi.pipeline.stream.derived_table_keys import FLOW_ALERT
+from kintsugi.pipeline.stream.derived_tables import DerivedTables
 from kintsugi.pipeline.stream.flow_windows import window_start
 from kintsugi.pipeline.stream.in_memory_repository import InMemoryRepository
+from kintsugi.pipeline.stream.late_trades import EARLIER_DAY, WINDOW_CLOSED
 from kintsugi.pipeline.stream.match_key import match_number
-from kintsugi.pipeline.trade_identity import CANARY_SYMBOL
+from kintsugi.pipeline.trade_identity import SYNTHETIC_SYMBOL
 from tests.unit.pipeline.test_row_parser import LINE, trade
 
 TYPES = {
@@ -119,7 +118,7 @@ def test_trades_are_counted_in_the_window_of_their_own_time() -> None:
     stream = Stream()
     summary = stream.feed(at(0), at(0.2, 1), at(1, 2), at(20, 3))
     assert counts(stream) == {0: 2, 1: 1, 20: 1}
-    assert (summary.trades, summary.windows, summary.ends) == (4, 3, {0: 4})
+    assert (summary.trades, summary.windows) == (4, 3)
 
 
 def test_the_same_batch_twice_changes_nothing() -> None:
@@ -176,9 +175,9 @@ class CountingStore(InMemoryRepository):
         super().__init__()
         self.searched: list[WindowKey] = []
 
-    def alike(self, columns: Any, keys: Sequence[WindowKey]) -> Any:
+    def matching_trades(self, columns: Any, keys: Sequence[WindowKey]) -> Any:
         self.searched += keys
-        return super().alike(columns, keys)
+        return super().matching_trades(columns, keys)
 
 
 def test_the_trade_of_a_cancel_is_found_in_memory_while_it_is_recent_and_in_the_truth_after() -> None:
@@ -301,9 +300,9 @@ def test_a_batch_that_could_not_be_written_is_applied_again_as_if_for_the_first_
     assert stream.tables == whole.tables
 
 
-def test_canaries_are_in_no_window() -> None:
+def test_synthetic_trades_are_in_no_window() -> None:
     stream = Stream()
-    stream.feed(at(0, 1, symbol=CANARY_SYMBOL))
+    stream.feed(at(0, 1, symbol=SYNTHETIC_SYMBOL))
     assert stream.store.windows_written == {}
 
 
@@ -319,7 +318,7 @@ def test_a_driver_that_wakes_up_after_another_took_over_ends_and_cannot_overwrit
     for stage in suspended.stages():
         store.write(stage, stamp)  # what it was about to write when it was stopped
     assert counts(new) == {0: 2}
-    with pytest.raises(GuardRefused, match="taken over"):
+    with pytest.raises(GuardRefused, match=r"2 µs .*\b1 µs"):
         old.feed(at(0, 3))
 
 
@@ -327,7 +326,7 @@ def test_memory_is_bounded_whatever_comes() -> None:
     stream = Stream(capacity=10)
     for n in range(50):
         stream.feed(at(n, n), at(n, n + 1000))
-    assert stream.derived._held <= 10
+    assert stream.derived._window_trades <= 10
     assert len(stream.derived._windows) <= 10
     stream.feed(at(0, 2000))
     assert counts(stream)[0] == 3

@@ -6,8 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from kintsugi.pipeline.stream.batch_columns import DERIVING_NAMES
 from kintsugi.pipeline.stream.derived_records import MatchColumns
-from kintsugi.pipeline.stream.derived_tables import DERIVING_NAMES
 from kintsugi.pipeline.stream.recent_trades import RecentTrades
 
 DAY = ("SPY", "2024-10-08")
@@ -27,7 +27,7 @@ def batch(*rows: dict[str, Any]) -> pa.Table:
 
 
 def found(recent: RecentTrades, key: int = 5) -> list[str]:
-    return [trade.trade_id.hex() for trade in recent.alike(DAY, key, ALIKE)]
+    return [trade.trade_id.hex() for trade in recent.matching_trades(DAY, key, ALIKE)]
 
 
 def test_only_trades_with_the_same_columns_of_the_same_day_are_found() -> None:
@@ -48,7 +48,7 @@ def test_the_last_version_of_a_trade_comes_last() -> None:
     recent = RecentTrades()
     recent.add(batch({"trade_id": "a1", "delta": 0.5}))
     recent.add(batch({"trade_id": "a1", "delta": 0.25}))
-    deltas = [trade.flow.delta for trade in recent.alike(DAY, 5, ALIKE)]
+    deltas = [trade.flow.delta for trade in recent.matching_trades(DAY, 5, ALIKE)]
     assert [abs(delta) for delta in deltas] == sorted((abs(delta) for delta in deltas), reverse=True)
     assert len(set(deltas)) == 2
 

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 
 from kintsugi.pipeline.stream import signals
-from kintsugi.pipeline.stream.baselines import Buckets, buckets_of
+from kintsugi.pipeline.stream.baselines import Buckets, buckets_from_rows
+from kintsugi.pipeline.stream.batch_columns import RETURNED
 from kintsugi.pipeline.stream.derived_records import Day
-from kintsugi.pipeline.stream.derived_tables import RETURNED
-from kintsugi.pipeline.trade_identity import CANARY_SYMBOL
+from kintsugi.pipeline.trade_identity import SYNTHETIC_SYMBOL
 from tests.unit.pipeline.stream.test_derived_tables import TYPES
 from tests.unit.pipeline.test_row_parser import LINE, changed, trade
 
@@ -38,7 +38,7 @@ def batch(*lines: str, **columns: Any) -> pa.Table:
 
 
 def usual(*known: float | None) -> Mapping[Day, Buckets | None]:
-    return {DAY: buckets_of([(*BUCKET, *(known or KNOWN))])}
+    return {DAY: buckets_from_rows([(*BUCKET, *(known or KNOWN))])}
 
 
 def scores(table: pa.Table, baselines: Mapping[Day, Buckets | None]) -> list[tuple[Any, Any]]:
@@ -82,17 +82,17 @@ LOUD = changed(14, "9", changed(8, "100000"))
     ("line", "columns"),
     [
         (changed(10, "40", LOUD), {}),
-        (changed(0, CANARY_SYMBOL, LOUD), {}),
+        (changed(0, SYNTHETIC_SYMBOL, LOUD), {}),
         (changed(0, "MSFT", LOUD), {}),
         (changed(6, "C", LOUD), {}),
         (LOUD, {"delta_bin": "0-20"}),
         (LOUD, {"delta_bin": None}),
         (LOUD, {"expiry_bin": None}),
     ],
-    ids=["cancel", "canary", "no-baseline", "call", "other-delta", "no-delta", "expired"],
+    ids=["cancel", "synthetic", "no-baseline", "call", "other-delta", "no-delta", "expired"],
 )
 def test_what_must_not_signal_does_not(line: str, columns: dict[str, Any]) -> None:
-    baselines = usual() | {(CANARY_SYMBOL, DAY[1]): usual()[DAY]}  # type: ignore[operator]
+    baselines = usual() | {(SYNTHETIC_SYMBOL, DAY[1]): usual()[DAY]}  # type: ignore[operator]
     assert scores(batch(line, **columns), baselines) == [(None, None)]
     assert all(score is not None for score in scores(batch(LOUD), baselines)[0])
 
@@ -123,8 +123,8 @@ def test_every_trade_comes_out_once_with_what_is_usual_on_its_own_day() -> None:
     one, other = batch(LOUD), batch(changed(1, "2018-01-09 11:11:05.375", LOUD))
     table = pa.concat_tables([one, other, batch(changed(0, "MSFT", LOUD)), one])
     baselines = {
-        DAY: buckets_of([(*BUCKET, *KNOWN)]),
-        ("AAPL", "2018-01-09"): buckets_of([(*BUCKET, 30, 7.0, *KNOWN[2:])]),
+        DAY: buckets_from_rows([(*BUCKET, *KNOWN)]),
+        ("AAPL", "2018-01-09"): buckets_from_rows([(*BUCKET, 30, 7.0, *KNOWN[2:])]),
         ("MSFT", "2018-01-08"): None,
     }
     assert signals.days_of(table) == set(baselines)

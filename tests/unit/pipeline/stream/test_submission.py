@@ -59,7 +59,7 @@ def test_a_missing_jar_is_named(jars: Path) -> None:
 
 def test_a_driver_finds_its_files_with_nothing_but_the_package(tmp_path: Path) -> None:
     """A Spark driver has no checkout: what builds the baselines imported a module that was not in the package."""
-    package = submission.package(tmp_path / "kintsugi.zip")
+    package = submission.write_package(tmp_path / "kintsugi.zip")
     connections = tmp_path / "connections.json"
     connections.write_text(json.dumps({"kintsugi_data": DATA}))
     connections.chmod(0o600)
@@ -92,7 +92,7 @@ def test_a_driver_finds_its_files_with_nothing_but_the_package(tmp_path: Path) -
 def test_an_application_needs_nothing_of_ours_but_the_package_and_no_control_plane(
     application: str, tmp_path: Path
 ) -> None:
-    package = submission.package(tmp_path / "kintsugi.zip")
+    package = submission.write_package(tmp_path / "kintsugi.zip")
     code = (
         "import runpy, sys; sys.path = [p for p in sys.path if not p.endswith('plugins')]; "
         f"sys.path.insert(0, {str(package)!r}); "
@@ -113,7 +113,7 @@ def test_an_application_needs_nothing_of_ours_but_the_package_and_no_control_pla
 
 
 def test_the_package_is_the_same_bytes_each_time_and_holds_what_executors_import(tmp_path: Path) -> None:
-    one, two = (submission.package(tmp_path / name).read_bytes() for name in ("one.zip", "two.zip"))
+    one, two = (submission.write_package(tmp_path / name).read_bytes() for name in ("one.zip", "two.zip"))
     assert one == two
     with zipfile.ZipFile(tmp_path / "one.zip") as archive:
         assert {

@@ -18,13 +18,13 @@ import pytest
 from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
 
-from kintsugi.core.data_bucket import combined, user_source
 from kintsugi.core.data_source import DataSource, own_source
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import REPOSITORY
 from kintsugi.core.settings import BUCKET
+from kintsugi.core.user_bucket import combined, user_source
 from kintsugi.db.ledger_entry import FileState
-from kintsugi.pipeline.object_listing import PendingFileScanner, trade_files
+from kintsugi.pipeline.object_listing import PendingFileScanner, list_trade_files
 from kintsugi.pipeline.stream.baselines import find_source, manifest_key, pending_uris
 from tests.integration.pipeline import s3_client
 from tests.integration.test_intake import Place, body, lines, place, started
@@ -151,7 +151,8 @@ def test_files_come_in_from_a_bucket_that_may_only_be_read(
     sources = combined(own_source(place.s3), theirs)
     assert [source.bucket for source in sources] == [BUCKET, THEIRS]
 
-    from kintsugi.pipeline.ingest.file_ingest import check_manifest, ingest_pending
+    from kintsugi.pipeline.ingest.file_manifest import check_manifest
+    from kintsugi.pipeline.ingest.ingest_run import ingest_pending
 
     accounts = {
         account.key: account for account in ingest_pending(place.s3, place.ledger, [], sources=sources)
@@ -180,7 +181,7 @@ def test_a_bucket_that_is_the_installations_own_is_read_once(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_KINTSUGI_DATA", json.dumps(found))
         sources = combined(own_source(place.s3), user_source(found))
-    assert [item.bucket for item in trade_files(sources)] == [""]
+    assert [item.bucket for item in list_trade_files(sources)] == [""]
 
 
 def test_a_connection_that_airflow_cannot_read_is_refused(
@@ -199,6 +200,6 @@ def test_a_bucket_that_cannot_be_listed_keeps_nothing_of_the_own_one_out(
     place.put("trades/UnderlyingOptionsTradesCalcs_2024-10-07.csv", body(lines[:10]))
     own = own_source(place.s3)
     gone = DataSource(place.s3, "no-such-bucket", dict.fromkeys(own.prefixes, ""), "no-such-bucket")
-    assert [item.bucket for item in PendingFileScanner((own, gone), place.ledger).pending()] == [""]
+    assert [item.bucket for item in PendingFileScanner((own, gone), place.ledger).scan()] == [""]
     with pytest.raises(ClientError):
-        PendingFileScanner((DataSource(place.s3, "no-such-bucket"), gone), place.ledger).pending()
+        PendingFileScanner((DataSource(place.s3, "no-such-bucket"), gone), place.ledger).scan()

@@ -1,4 +1,4 @@
-"""What a connection becomes; a bucket behind it is tested on real servers in tests/integration/test_data_bucket.py."""
+"""What a connection becomes; a bucket behind it is tested on real servers in tests/integration/test_user_bucket.py."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from kintsugi.core import connections, data_bucket
-from kintsugi.core.data_bucket import combined, user_source
+from kintsugi.core import connections, user_bucket
 from kintsugi.core.data_source import DataSource, own_source
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.file_names import ObjectKind
+from kintsugi.core.user_bucket import combined, user_source
 
 GOOD: dict[str, Any] = {"conn_type": "aws", "extra": {"service_config": {"s3": {"bucket_name": "acme"}}}}
 
@@ -29,7 +29,7 @@ def client(url: str = "http://127.0.0.1:1") -> Any:
 def made(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The client that Airflow's hook would make."""
     own = client()
-    monkeypatch.setattr(data_bucket, "s3_client", lambda _: own)
+    monkeypatch.setattr(user_bucket, "s3_client", lambda _: own)
     return own
 
 
