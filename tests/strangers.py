@@ -84,7 +84,6 @@ def _attack_on_control_plane(settings: Settings, port: OpenPort) -> Attack | Non
     assert port.address == plane.address, f"unknown open port {port}"
     attacks = {
         plane.airflow_port: open_airflow,
-        plane.postgres_port: open_database,
         plane.s3_port: list_bucket,
         plane.log_port: None,  # rsyslog: whoever can reach it can write lines; docs/security.md
     }
@@ -104,20 +103,6 @@ def open_airflow(port: OpenPort, scratch: Path) -> None:
         assert closed or status in (302, 303, 307, 401, 403, 404), (
             f"{port}: {method} {path} is answered with {status}"
         )
-
-
-def open_database(port: OpenPort, scratch: Path) -> None:
-    """Connect to Postgres without a password."""
-    import psycopg
-
-    for user in ("kintsugi", "postgres"):
-        try:
-            psycopg.connect(
-                host=port.address, port=port.number, user=user, dbname="postgres", connect_timeout=10
-            ).close()
-        except psycopg.OperationalError:
-            continue
-        raise AssertionError(f"{port}: {user} is let in without a password")
 
 
 def list_bucket(port: OpenPort, scratch: Path) -> None:

@@ -85,6 +85,21 @@ def test_it_has_no_documentation_of_its_own(page: Page, path: str) -> None:
     assert page("anna").get(f"/pipeline-health/{path}").status_code == 404
 
 
+def test_airflow_takes_the_tokens_that_our_client_signs(airflow: Any) -> None:
+    from airflow.api_fastapi.auth.tokens import get_signing_args
+
+    from kintsugi.infra.airflow_client import sign_token
+
+    secret = get_signing_args()["secret_key"]
+
+    def status(token: str) -> int:
+        answer = TestClient(airflow).get("/api/v2/plugins", headers={"Authorization": f"Bearer {token}"})
+        return int(answer.status_code)
+
+    assert status(sign_token(secret, "admin", "admin")) == 200
+    assert status(sign_token("x" * 64, "admin", "admin")) in (401, 403)
+
+
 def documentation(application: Any, prefix: str = "") -> set[str]:
     """The paths below which an application and those mounted in it would answer documentation."""
     found = {prefix} if getattr(application, "openapi", None) else set()

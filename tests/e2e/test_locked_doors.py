@@ -67,5 +67,5 @@ def test_no_file_shows_a_secret_but_those_that_must(settings: Settings) -> None:
 def secrets(settings: Settings) -> dict[str, bytes]:
     """The installation's secrets that are one line of text, by name."""
     found = {path.name: path.read_bytes().strip() for path in settings.secrets.iterdir() if path.is_file()}
-    assert {SPARK_RPC_SECRET, SPARK_UI_SECRET, CASSANDRA_JMX_SECRET, "postgres", "s3"} <= found.keys()
+    assert {SPARK_RPC_SECRET, SPARK_UI_SECRET, CASSANDRA_JMX_SECRET, "s3"} <= found.keys()
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,13 @@ def test_killed_component_comes_back_with_its_data(plane: ControlPlane, victim: 
     _kill_and_await_return(plane, victim)
     plane.start_storage()  # waits until all answer
     assert _reads_everywhere(plane, f"before the death of {victim}")
+
+
+def test_a_control_plane_of_the_last_version_is_restarted_with_its_data(plane: ControlPlane) -> None:
+    _write_everywhere(plane, "by the last version")
+    shutil.rmtree(plane.postgres.socket)  # it had none
+    plane.start_storage()
+    assert _reads_everywhere(plane, "by the last version")
 
 
 def test_a_listing_leaves_no_trace_in_the_log_of_s3(plane: ControlPlane) -> None:

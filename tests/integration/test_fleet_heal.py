@@ -25,7 +25,7 @@ from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Fleet, Node, Role
 from kintsugi.core.settings import SPARK_UI_SECRET, Settings
-from kintsugi.core.spark_security import sign_token
+from kintsugi.core.spark_security import sign_page_token
 from kintsugi.db.store import Store
 from kintsugi.environments.local import node as nodes
 from kintsugi.environments.local.node_identity import kafka_cluster_id
@@ -138,7 +138,7 @@ def test_workers_are_registered_with_their_cores(standing: Settings) -> None:
     key = bytes.fromhex(standing.secret(SPARK_UI_SECRET))
     master = standing.fleet.of(Role.SPARK_MASTER)[0]
     page = f"http://{master.address}:8080/json/"
-    request = Request(page, headers={"Authorization": f"Bearer {sign_token(key)}"})
+    request = Request(page, headers={"Authorization": f"Bearer {sign_page_token(key)}"})
     with urlopen(request, timeout=10) as answer:
         workers = json.load(answer)["workers"]
     expected = {node.address for node in standing.fleet.of(Role.SPARK_WORKER)}

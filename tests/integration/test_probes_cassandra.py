@@ -7,16 +7,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kintsugi.chaos.logs import damage_entry, damage_marker
+from kintsugi.chaos.logs import COMMIT_LOG, damage_entry, damage_marker
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import ControlPlaneEndpoints, Fleet, Node, Role
 from kintsugi.core.observation import PeerOpinion, ProbeResult
+from kintsugi.environments.node_files import NodeFile, files_in
 from kintsugi.operations import gossip_generation, readiness, verification_cassandra
 from kintsugi.probes.observe import damage_of
 from kintsugi.probes.peers import ask_peers
@@ -169,12 +171,13 @@ def test_a_life_with_the_number_of_one_that_announced_its_end_is_noticed_and_the
     assert asyncio.run(gossip_generation.generation_is_behind(FLEET, node)) is None
 
 
-def damage_newest_log(ring: Ring, node: Node, damage: Callable[[Path], bool]) -> int:
+def damage_newest_log(ring: Ring, node: Node, damage: Callable[[NodeFile], bool]) -> int:
     """Kill the node and damage its commit log; returns the length of its log until then."""
     server = ring.by_name[node.name]
     server.kill()
-    segments = (ring.folder / node.name / "data" / "commitlog").glob("CommitLog-*.log")
-    assert any(damage(segment) for segment in sorted(segments, reverse=True))
+    found = files_in(ring.folder / node.name, "data/commitlog")
+    segments = [segment for segment in found if fnmatch(segment.name, COMMIT_LOG)]
+    assert any(damage(segment) for segment in reversed(segments))
     return len(server.log.read_text())
 
 

@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from fnmatch import fnmatch
 
 from kintsugi.chaos.logs import (
+    COMMIT_LOG,
     damage_entry,
     damage_marker,
     damage_middle,
@@ -26,6 +27,7 @@ from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Action
+from kintsugi.environments.node_files import NodeFile, files_in, names_in
 from kintsugi.operations.context import Context
 from kintsugi.probes.observe import SERVICES
 
@@ -192,7 +194,7 @@ def _corrupt_entry(context: Context, name: str) -> None:
     _damage_newest_log(context, name, damage_entry)
 
 
-def _damage_newest_log(context: Context, name: str, damage: Callable[[Path], bool]) -> None:
+def _damage_newest_log(context: Context, name: str, damage: Callable[[NodeFile], bool]) -> None:
     """Damage the newest log that allows it, from outside, and kill the service."""
     if not any(damage(log) for log in reversed(_log_files(context, name))):
         raise StepFailed(f"{name}: no log contains data that can be damaged")
@@ -207,11 +209,16 @@ def _lose_tail(context: Context, name: str) -> None:
         raise StepFailed(f"{name}: no log contains unsynced data that can be lost")
 
 
-def _log_files(context: Context, name: str) -> list[Path]:
+def _log_files(context: Context, name: str) -> list[NodeFile]:
     """The logs that the service reads at its start, oldest first: Kafka's segments, Cassandra's commit log."""
-    pattern = {Role.KAFKA: "kafka/trades-*/*.log", Role.CASSANDRA: "cassandra/commitlog/CommitLog-*.log"}
-    paths = Path(_data_directory(context, name)).glob(pattern[context.fleet.node(name).role])
-    return sorted(paths, key=lambda log: log.name)
+    volume = context.settings.node_volume(name)
+    if context.fleet.node(name).role is Role.CASSANDRA:
+        found = [log for log in files_in(volume, "data/cassandra/commitlog") if fnmatch(log.name, COMMIT_LOG)]
+    else:
+        partitions = [part for part in names_in(volume, "data/kafka") if part.startswith("trades-")]
+        segments = files_in(volume, *(f"data/kafka/{part}" for part in partitions))
+        found = [log for log in segments if log.name.endswith(".log")]
+    return sorted(found, key=lambda log: log.name)
 
 
 def _fill_disk(context: Context, name: str) -> None:

@@ -17,9 +17,10 @@ from datetime import UTC, datetime, timedelta
 from kintsugi.chaos import mounts, network, resources, service_processes
 from kintsugi.chaos.faults import Act, Fault, on_each, power_off
 from kintsugi.chaos.network import DELAY_S, LOSS, NetworkFault
+from kintsugi.controlplane.postgres import Postgres
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.incident import Action
-from kintsugi.core.processes import carries_marker, find_listener, signal_if, wait_until
+from kintsugi.core.processes import carries_marker, find_listener, is_running_in, signal_if, wait_until
 from kintsugi.operations.context import Context
 
 NETWORK_S = 45.0
@@ -179,7 +180,10 @@ def _kill_postgres_in_apply(context: Context, names: Sequence[str]) -> None:
 
     if not wait_until(is_applying, APPLY_DEADLINE_S, pause=_LOOK_EVERY_S):
         raise StepFailed(f"no recovery of {', '.join(names)} applied a plan within {APPLY_DEADLINE_S:.0f} s")
-    _signal_listener(context, context.settings.fleet.control_plane.postgres_port, signal.SIGKILL)
+    server = Postgres.of(context.settings)
+    pid = server.pid()
+    if pid is None or not signal_if(pid, signal.SIGKILL, lambda number: is_running_in(number, server.data)):
+        raise StepFailed("Postgres of the control plane does not run")
     await_store(context)
 
 

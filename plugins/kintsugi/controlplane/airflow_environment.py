@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 ADMIN = "admin"
 AIRFLOW_PART = "airflow"  # marks Airflow's processes and all that its tasks start
+ADMIN_ROLE = "admin"
+JWT_SECRET = "airflow-jwt"  # noqa: S105 - the name of the secret, not its value
 ADMIN_PASSWORD = "airflow-admin"  # noqa: S105 - the name of the secret, not its value
 
 # The variables that a program inherits from the shell of `kintsugi up`. A proxy or a credential of the user is none of
@@ -133,10 +135,9 @@ def own_connections(settings: Settings) -> dict[str, dict[str, object]]:
         },
         "kintsugi_store": {
             "conn_type": "postgres",
-            "host": postgres.address,
+            "host": str(postgres.socket),
             "port": postgres.port,
             "login": USER,
-            "password": postgres.password,
             "schema": STORE_DATABASE,
         },
         "kintsugi_kafka": {
@@ -192,7 +193,7 @@ def _core_options(settings: Settings) -> dict[str, dict[str, str]]:
             "parallelism": str(PARALLELISM),
             "load_examples": "False",
             "auth_manager": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
-            "simple_auth_manager_users": f"{ADMIN}:admin",
+            "simple_auth_manager_users": f"{ADMIN}:{ADMIN_ROLE}",
             "simple_auth_manager_passwords_file": str(home / "passwords.json"),
             "execution_api_server_url": f"http://{plane.address}:{plane.airflow_port}/execution/",
             "min_serialized_dag_update_interval": "5",
@@ -255,7 +256,7 @@ def _timing_options() -> dict[str, dict[str, str]]:
 
 def _identity_options(settings: Settings) -> dict[str, dict[str, str]]:
     return {
-        "api_auth": {"jwt_secret": settings.secret("airflow-jwt")},
+        "api_auth": {"jwt_secret": settings.secret(JWT_SECRET)},
     }
 
 

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 from kintsugi.controlplane.airflow_environment import (
     ADMIN,
     ADMIN_PASSWORD,
+    ADMIN_ROLE,
     AIRFLOW_PART,
+    JWT_SECRET,
     airflow_environment,
     base_environment,
     connection_environment,
@@ -32,7 +34,7 @@ from kintsugi.core.errors import StepFailed
 from kintsugi.core.files import write_private
 from kintsugi.core.processes import find_listener, kill_owned, owned_pids, wait_until
 from kintsugi.core.spark_security import spark_conf_directory, spark_defaults
-from kintsugi.infra.airflow_client import Airflow
+from kintsugi.infra.airflow_client import Airflow, sign_token
 from kintsugi.infra.supervisord import Program, Supervisor
 
 if TYPE_CHECKING:
@@ -72,10 +74,10 @@ class ControlPlane:
 
     @cached_property
     def airflow(self) -> Airflow:
-        """Return a client for this Airflow, signed in as its administrator."""
+        """Return a client for this Airflow, with the rights of its administrator."""
         plane = self.settings.fleet.control_plane
         url = f"http://{plane.address}:{plane.airflow_port}"
-        return Airflow(url, ADMIN, lambda: self.settings.secret(ADMIN_PASSWORD))
+        return Airflow(url, lambda: sign_token(self.settings.secret(JWT_SECRET), ADMIN, ADMIN_ROLE))
 
     @property
     def environment_file(self) -> Path:
@@ -177,7 +179,9 @@ class ControlPlane:
     def _prepare(self) -> None:
         """Write every configuration and start a supervisor, after orphans of an earlier one have ended."""
         if self.supervisor.answers():
-            return
+            if self.postgres.socket.exists():
+                return
+            self.stop()  # version 0.1 started it: its Postgres has no socket, and its programs look for a port
         if self.supervisor.pid() is None and owned_pids(self.settings.control):
             self.stop()  # the supervisor was killed, and its children hold the ports
         control = self.settings.control

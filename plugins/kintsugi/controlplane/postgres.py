@@ -1,7 +1,10 @@
 """The Postgres server of the control plane: Airflow's database, and ours with leases, incidents and ledger.
 
-It listens on the control plane's address only and refuses to run as root, so as root it runs as Debian's
-``postgres`` user.
+It refuses to run as root, so as root it runs as Debian's ``postgres`` user.
+
+It listens on a unix socket alone, in a directory that only its owner (and root) can enter, and knows its clients by
+their user (``peer``). There is no password: on a TCP port, any user of the machine who binds it while the server
+restarts would receive what clients send.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kintsugi.core.connections import postgres_socket, socket_url
 from kintsugi.core.errors import PreflightError, StepFailed
-from kintsugi.core.files import write_private
 from kintsugi.core.process_priority import URGENT
 from kintsugi.core.processes import is_running_in, signal_if, wait_until
 from kintsugi.infra.supervisord import Program
@@ -32,10 +35,10 @@ STORE_DATABASE = "kintsugi"
 _SERVICE_USER = "postgres"
 
 _CONFIGURATION = """\
-listen_addresses = '{address}'
-port = {port}
-unix_socket_directories = ''
-password_encryption = 'scram-sha-256'
+listen_addresses = ''
+port = {port}                  # a part of the socket's name
+unix_socket_directories = '{socket}'
+unix_socket_permissions = 0700
 max_connections = 100
 shared_buffers = 64MB
 work_mem = 4MB
@@ -46,8 +49,9 @@ log_min_messages = warning
 log_checkpoints = off
 timezone = 'UTC'
 """
-# From loopback and from its own address only: no node needs it.
-_ACCESS = "host all all 127.0.0.0/8 scram-sha-256\nhost all all samehost scram-sha-256\n"
+# The operating system's user, and nobody else, is our database user.
+_ACCESS = f"local all {USER} peer map=own\n"
+_OWN = f'own "{{user}}" {USER}\n'
 
 
 def find_binaries() -> Path | None:
@@ -63,22 +67,19 @@ def find_binaries() -> Path | None:
 class Postgres:
     """The server of one installation; ``data`` is its cluster directory."""
 
-    address: str
+    socket: Path
     port: int
     data: Path
-    password: str
 
     @classmethod
     def of(cls, settings: Settings) -> Postgres:
-        """Return the server that ``settings`` describes; creates its password at first use."""
-        plane = settings.fleet.control_plane
-        return cls(
-            plane.address, plane.postgres_port, settings.control / "postgres", settings.secret("postgres")
-        )
+        """Return the server that ``settings`` describes."""
+        port = settings.fleet.control_plane.postgres_port
+        return cls(postgres_socket(settings), port, settings.control / "postgres")
 
     def dsn(self, database: str = STORE_DATABASE) -> str:
-        """Return ``postgresql://…`` with the password: never pass it as an argument of a program."""
-        return f"postgresql://{USER}:{self.password}@{self.address}:{self.port}/{database}"
+        """Return ``postgresql://…``, without a password: the server asks the kernel who its client is."""
+        return socket_url(self.socket, self.port, database)
 
     def program(self) -> Program:
         """Return its entry for supervisord; SIGINT is Postgres' fast shutdown."""
@@ -92,9 +93,14 @@ class Postgres:
         """Create the cluster if there is none, and write its configuration. May be repeated after a kill."""
         if not (self.data / "PG_VERSION").exists():
             self._initialise()
+        self.socket.mkdir(mode=0o700, exist_ok=True)
+        self.socket.chmod(0o700)
+        _give_to_service_user(self.socket)
+        user = pwd.getpwuid(os.geteuid()).pw_name
         for name, text in (
-            ("postgresql.conf", _CONFIGURATION.format(address=self.address, port=self.port)),
+            ("postgresql.conf", _CONFIGURATION.format(socket=self.socket, port=self.port)),
             ("pg_hba.conf", _ACCESS),
+            ("pg_ident.conf", _OWN.format(user=user)),
         ):
             path = self.data / name
             path.write_text(text)
@@ -123,9 +129,8 @@ class Postgres:
 
         Proof of ownership: the process of ``postmaster.pid`` has our data directory as its working directory.
         """
-        try:
-            pid = int((self.data / "postmaster.pid").read_text().split()[0])
-        except (OSError, ValueError, IndexError):
+        pid = self.pid()
+        if pid is None:
             return
 
         def is_ours(number: int) -> bool:
@@ -135,6 +140,13 @@ class Postgres:
             if not signal_if(pid, number, is_ours) or wait_until(lambda: not is_ours(pid), seconds):
                 return
 
+    def pid(self) -> int | None:
+        """Return the server's process, as its data directory names it; None when there is none."""
+        try:
+            return int((self.data / "postmaster.pid").read_text().split()[0])
+        except (OSError, ValueError, IndexError):
+            return None
+
     def _connect(self, database: str) -> psycopg.Connection[tuple[object, ...]]:
         import psycopg
 
@@ -142,25 +154,15 @@ class Postgres:
 
     def _initialise(self) -> None:
         fresh = self.data.with_name("postgres.new")
-        password_file = self.data.with_name("postgres.password")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700, parents=True)
-        write_private(password_file, self.password)
         _give_to_service_user(fresh)
-        _give_to_service_user(password_file)
         command = [
             *(*_as_service_user(), str(_require_binaries() / "initdb"), "-D", str(fresh), "-U", USER),
-            *(
-                f"--pwfile={password_file}",
-                "--auth=scram-sha-256",
-                "--encoding=UTF8",
-                "--locale=C.UTF-8",
-                "--no-sync",
-            ),
+            *("--auth=peer", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"),
         ]
         path = {"PATH": os.environ["PATH"]}
         done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=path, check=False)
-        password_file.unlink()
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["no output"]
             raise StepFailed(

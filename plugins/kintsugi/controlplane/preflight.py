@@ -78,7 +78,6 @@ def endpoints(settings: Settings) -> Iterator[Endpoint]:
     fleet = settings.fleet
     plane = fleet.control_plane
     yield "Airflow", plane.address, plane.airflow_port
-    yield "Postgres", plane.address, plane.postgres_port
     yield "S3", plane.address, plane.s3_port
     yield "the log collector", plane.address, plane.log_port
     for node in fleet:

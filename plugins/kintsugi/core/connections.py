@@ -13,7 +13,9 @@ import os
 import sys
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.settings import Settings
@@ -74,26 +76,34 @@ def store_dsn(settings: Settings) -> str:
     from psycopg.conninfo import make_conninfo
 
     conn = read_connection("kintsugi_store") or {
-        "host": settings.fleet.control_plane.address,
+        "host": str(postgres_socket(settings)),
         "port": settings.fleet.control_plane.postgres_port,
         "login": "kintsugi",
-        "password": settings.secret("postgres"),
         "schema": "kintsugi",
     }
     return make_conninfo(
         host=conn["host"],
         port=conn.get("port", 5432),
         user=conn["login"],
-        password=conn["password"],
+        password=conn.get("password"),
         dbname=conn.get("schema", "kintsugi"),
         connect_timeout=5,
     )
 
 
+def postgres_socket(settings: Settings) -> Path:
+    """Return the directory of our own Postgres' unix socket. No other user can enter it, or take the server's place."""
+    return settings.control / "postgres-socket"
+
+
+def socket_url(directory: Path, port: int, database: str) -> str:
+    """Return ``postgresql://…`` of a server on a unix socket, as libpq, lib/pq (Terraform) and SQLAlchemy read it."""
+    return f"postgresql://kintsugi@/{database}?host={quote(str(directory))}&port={port}"
+
+
 def own_postgres_url(settings: Settings, database: str = "kintsugi") -> str:
-    """Return ``postgresql://…`` of the installation's own server. Holds the password: never pass it as an argument."""
-    plane = settings.fleet.control_plane
-    return f"postgresql://kintsugi:{settings.secret('postgres')}@{plane.address}:{plane.postgres_port}/{database}"
+    """Return ``postgresql://…`` of the installation's own server; it holds no password."""
+    return socket_url(postgres_socket(settings), settings.fleet.control_plane.postgres_port, database)
 
 
 def s3_client(settings: Settings, *, in_time: bool = False) -> Any:

@@ -42,10 +42,10 @@ def spark_page_headers() -> dict[str, str]:
     settings = load_settings()
     if not (settings.secrets / SPARK_UI_SECRET).exists():
         return {}
-    return {"Authorization": f"Bearer {sign_token(bytes.fromhex(settings.secret(SPARK_UI_SECRET)))}"}
+    return {"Authorization": f"Bearer {sign_page_token(bytes.fromhex(settings.secret(SPARK_UI_SECRET)))}"}
 
 
-def sign_token(key: bytes) -> str:
+def sign_page_token(key: bytes) -> str:
     """Return a JSON Web Token without an end, signed with ``key`` (RFC 7515, HS256)."""
     signed = ".".join(_encode(part) for part in (b'{"alg":"HS256","typ":"JWT"}', b'{"sub":"kintsugi"}'))
     return f"{signed}.{_encode(hmac.new(key, signed.encode(), hashlib.sha256).digest())}"

@@ -23,7 +23,9 @@ import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from kintsugi.core.errors import StepFailed
 
@@ -38,6 +40,42 @@ _LINKED = (errno.ELOOP, errno.ENOTDIR)  # what open(2) says of a link, without a
 
 class NodeFileRefused(StepFailed):
     """A path in a node's root or volume is not what it has to be, so it was neither read nor written."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFile:
+    """One file of a node, by its path ``relative`` below ``top``."""
+
+    top: Path
+    relative: str
+
+    @property
+    def name(self) -> str:
+        return _split(self.relative)[1]
+
+    def size(self) -> int:
+        return file_size(self.top, self.relative)
+
+    def read(self, limit: int) -> bytes:
+        """Return its first ``limit`` bytes."""
+        return read_from(self.top, self.relative, 0, limit)
+
+    @contextmanager
+    def open_to_change(self) -> Iterator[IO[bytes]]:
+        """Open it for reading and writing in its place: for what damages a node on purpose."""
+        with _opened(self.top, self.relative, os.O_RDWR) as handle, os.fdopen(os.dup(handle), "r+b") as file:
+            yield file
+
+    def beside(self) -> list[NodeFile]:
+        """Return the files of its directory, itself included, by name."""
+        return files_in(self.top, _split(self.relative)[0])
+
+
+def files_in(top: Path, *folders: str) -> list[NodeFile]:
+    """Return what lies in these directories, by directory and name. Each is checked when it is opened."""
+    return [
+        NodeFile(top, f"{folder}/{name}".lstrip("/")) for folder in folders for name in names_in(top, folder)
+    ]
 
 
 @contextmanager

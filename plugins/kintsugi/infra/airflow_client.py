@@ -1,4 +1,9 @@
-"""A client for Airflow's REST API (v2), for the command line, the demo and tests."""
+"""A client for Airflow's REST API (v2), for the command line, the demo and tests.
+
+No password goes over the port: while Airflow restarts, any user of the machine can bind it and read what is sent. The
+client signs a token for each request with the secret that Airflow verifies its own tokens with (`sign_token`). Who gets
+such a token can use it for TOKEN_S.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +12,9 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import uuid
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +23,7 @@ from kintsugi.core.processes import wait_until
 
 WAITING = ("awaiting_input", "deferred")  # an answer to a task that has just started to ask may get lost
 FINISHED = frozenset({"success", "failed"})
+TOKEN_S = 60
 COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 
 
@@ -34,13 +41,11 @@ class TaskRun:
 
 @dataclass(slots=True)
 class Airflow:
-    """Airflow at ``url``, signed in as ``user``. ``password`` is a function, because the secret may not exist yet."""
+    """Airflow at ``url``. ``token`` makes a new token, for each request: the secret may not exist yet."""
 
     url: str
-    user: str
-    password: Callable[[], str]
+    token: Callable[[], str]
     timeout: float = 30.0  # two cores that start nine servers make an api-server slow
-    _token: str | None = field(default=None, repr=False)
 
     # --- health -------------------------------------------------------------------------------------------
 
@@ -219,16 +224,8 @@ class Airflow:
     # --- transport ----------------------------------------------------------------------------------------
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Call ``/api/v2<path>``; signs in if needed. Raises StepFailed if Airflow does not answer or refuses."""
-        if self._token is None:
-            self._token = self._sign_in()
-        try:
-            return self._send(method, f"/api/v2{path}", body)
-        except AirflowRefused as refused:
-            if refused.status != 401:
-                raise
-            self._token = self._sign_in()  # the token has expired, or Airflow has a new secret
-            return self._send(method, f"/api/v2{path}", body)
+        """Call ``/api/v2<path>``. Raises StepFailed if Airflow does not answer or refuses."""
+        return self._send(method, f"/api/v2{path}", body)
 
     def _call_or_none(
         self, method: str, path: str, body: Mapping[str, Any] | None = None
@@ -248,15 +245,8 @@ class Airflow:
             if not page[key] or len(entries) >= page["total_entries"]:
                 return entries
 
-    def _sign_in(self) -> str:
-        self._token = None
-        answer = self._send("POST", "/auth/token", {"username": self.user, "password": self.password()})
-        return str(answer["access_token"])
-
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
-        headers = {"Content-Type": "application/json"}
-        if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.token()}"}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data=data, headers=headers, method=method)  # noqa: S310
         try:
@@ -279,6 +269,27 @@ class AirflowRefused(StepFailed):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+def sign_token(secret: str, user: str, role: str) -> str:
+    """Make the token that Airflow's SimpleAuthManager would make after a sign-in, good for TOKEN_S.
+
+    ``secret``: Airflow's ``[api_auth] jwt_secret``. The claims are those of `airflow.api_fastapi.auth.tokens`.
+    """
+    import jwt
+
+    now = int(time.time())
+    claims = {
+        "sub": user,
+        "role": role,
+        "teams": None,
+        "aud": "apache-airflow",
+        "jti": uuid.uuid4().hex,
+        "nbf": now,
+        "iat": now,
+        "exp": now + TOKEN_S,
+    }
+    return jwt.encode(claims, secret, algorithm="HS512", headers={"kid": "not-used"})
 
 
 def _quote_segment(part: str) -> str:

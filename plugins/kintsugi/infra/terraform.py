@@ -163,7 +163,7 @@ class Terraform:
         return environment
 
     def _local_dsn(self) -> str:
-        return f"{own_postgres_url(self.settings)}?sslmode=disable"
+        return f"{own_postgres_url(self.settings)}&sslmode=disable"
 
     def _run(self, command: str, *arguments: str, timeout_s: float, **options: Any) -> str:
         from python_terraform import IsFlagged

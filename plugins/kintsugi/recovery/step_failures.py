@@ -46,6 +46,7 @@ TERRAFORM = (
     "failed to save state",
     "failed to persist state",
     "connection refused",
+    "/.s.pgsql.",  # the socket of Postgres, which is missing while it restarts
 )
 
 

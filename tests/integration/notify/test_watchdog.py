@@ -183,7 +183,7 @@ def test_metrics_of_the_fleet_are_sent(stage: Stage) -> None:
 
 def test_no_secret_is_an_argument_or_in_the_log(stage: Stage) -> None:
     arguments = Path(f"/proc/{stage.pid}/cmdline").read_text()
-    for secret in (*SECRETS.values(), "c0ffee", stage.plane.settings.secret("postgres")):
+    for secret in (*SECRETS.values(), "c0ffee", stage.plane.settings.secret("airflow-jwt")):
         assert secret not in arguments
         assert secret not in stage.log
 

@@ -45,7 +45,8 @@ def test_connections_lead_to_this_installation(settings: Settings) -> None:
     }
     assert found["kintsugi_cassandra"]["host"] == "127.34.2.1,127.34.2.2,127.34.2.3"
     assert found["kintsugi_spark"]["host"] == "spark://127.34.3.1"
-    assert found["kintsugi_store"]["password"] == settings.secret("postgres")
+    assert "password" not in found["kintsugi_store"]
+    assert found["kintsugi_store"]["host"] == str(settings.control / "postgres-socket")
     environment = airflow_environment(settings)
     assert json.loads(environment["AIRFLOW_CONN_KINTSUGI_KAFKA"]) == found["kintsugi_kafka"]
 

@@ -23,7 +23,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 def test_a_token_is_what_another_library_signs() -> None:
     import jwt
 
-    token = spark_security.sign_token(KEY)
+    token = spark_security.sign_page_token(KEY)
     assert jwt.decode(token, KEY, algorithms=["HS256"]) == {"sub": "kintsugi"}
     with pytest.raises(jwt.InvalidSignatureError):
         jwt.decode(token, KEY[::-1], algorithms=["HS256"])

@@ -8,29 +8,29 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import jwt
 import pytest
 
 from kintsugi.core.errors import StepFailed
-from kintsugi.infra.airflow_client import Airflow, AirflowRefused
+from kintsugi.infra.airflow_client import TOKEN_S, Airflow, AirflowRefused, sign_token
 
 TASK = {"state": "success", "end_date": None, "try_number": 1, "map_index": -1}
 
 
 class Api:
-    """Answers by (method, path) without the query; counts sign-ins; knows only its newest token."""
+    """Answers by (method, path) without the query; counts tokens; knows only its newest one."""
 
     def __init__(self) -> None:
         self.answers: dict[tuple[str, str], Any] = {}
         self.calls: list[tuple[str, str, Any]] = []
         self.tokens = 0
 
+    def new_token(self) -> str:
+        self.tokens += 1
+        return f"token-{self.tokens}"
+
     def answer(self, method: str, path: str, body: Any, authorization: str | None) -> tuple[int, Any]:
         self.calls.append((method, path, body))
-        if path == "/auth/token":
-            if body != {"username": "admin", "password": "right"}:
-                return 401, {"detail": "Invalid credentials"}
-            self.tokens += 1
-            return 201, {"access_token": f"token-{self.tokens}"}
         if path.startswith("/api/v2/monitor/"):
             return 200, self.answers[method, path]
         if authorization != f"Bearer token-{self.tokens}":
@@ -63,23 +63,34 @@ def airflow(api: Api) -> Iterator[Airflow]:
 
     server = ThreadingHTTPServer(("127.34.8.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield Airflow(f"http://127.34.8.1:{server.server_port}", "admin", lambda: "right")
+    yield Airflow(f"http://127.34.8.1:{server.server_port}", api.new_token)
     server.shutdown()
     server.server_close()
 
 
-def test_signs_in_once_and_again_when_the_token_is_no_longer_good(api: Api, airflow: Airflow) -> None:
+def test_each_request_carries_a_new_token_and_none_a_password(api: Api, airflow: Airflow) -> None:
     api.answers["GET", "/api/v2/dags"] = (200, {"dags": []})
     airflow.dags()
     airflow.dags()
-    assert api.tokens == 1
-    api.tokens = 7  # Airflow was restarted with another secret
+    assert api.tokens == 2
+    api.tokens = 7
     airflow.dags()
     assert api.tokens == 8
+    assert {path.partition("?")[0] for _, path, _ in api.calls} == {"/api/v2/dags"}
 
 
-def test_wrong_password_is_an_error_in_one_line_without_the_password(api: Api, airflow: Airflow) -> None:
-    airflow.password = lambda: "wrong"
+def test_a_token_is_short_lived_and_signed_with_airflows_secret() -> None:
+    token = sign_token("s" * 64, "admin", "admin")
+    claims = jwt.decode(token, "s" * 64, algorithms=["HS512"], audience="apache-airflow")
+    assert (claims["sub"], claims["role"]) == ("admin", "admin")
+    assert claims["exp"] - claims["iat"] == TOKEN_S <= 120
+    assert sign_token("s" * 64, "admin", "admin") != token
+    with pytest.raises(jwt.InvalidSignatureError):
+        jwt.decode(token, "x" * 64, algorithms=["HS512"], audience="apache-airflow")
+
+
+def test_a_wrong_token_is_an_error_in_one_line_without_the_token(api: Api, airflow: Airflow) -> None:
+    airflow.token = lambda: "wrong"
     with pytest.raises(StepFailed, match="401") as caught:
         airflow.dags()
     assert "wrong" not in str(caught.value)
@@ -152,7 +163,7 @@ def test_health_names_what_is_not_well_and_is_empty_when_airflow_is_away(api: Ap
     }
     api.answers["GET", "/api/v2/monitor/health"] = health
     assert airflow.unhealthy() == ["scheduler", "dag_processor"]
-    away = Airflow("http://127.34.8.2:1", "admin", lambda: "right")
+    away = Airflow("http://127.34.8.2:1", lambda: "right")
     assert away.health() == {}
     assert not away.healthy()
     with pytest.raises(StepFailed, match=r"127\.34\.8\.2:1") as caught:

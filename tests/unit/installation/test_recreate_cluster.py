@@ -90,7 +90,7 @@ class Repaired(Airflow):
     """An Airflow and its store: a repair of kafka-1 asks a person, and gives its lease back once it is told no."""
 
     def __init__(self) -> None:
-        super().__init__("http://127.34.0.1:8080", "admin", str)
+        super().__init__("http://127.34.0.1:8080", str)
         self.answers: list[tuple[str, str]] = []
         self.looks: Iterator[str] = iter(("watch_kafka-1/r1", "watch_kafka-1/r1", "", ""))
 

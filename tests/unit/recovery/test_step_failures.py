@@ -44,6 +44,13 @@ def caused_by(cause: BaseException) -> StepFailed:
             True,
         ),
         (StepFailed("terraform plan in terraform/local failed: Error acquiring the state lock"), True),
+        (
+            StepFailed(
+                "terraform plan in terraform/local failed: Error: dial unix /s/control/postgres-socket/.s.PGSQL.5432: "
+                "connect: no such file or directory"
+            ),
+            True,
+        ),
         (StepFailed("terraform apply in terraform/local failed: Error: local-exec provisioner error"), False),
         # A node's own full disk, as Ansible tells it from there.
         (StepFailed("ansible site.yml on kafka-2: kafka-2, task 'x': No space left on device"), False),

@@ -18,6 +18,7 @@ from kintsugi.infra import ssh
 from kintsugi.probes.node_view import KILLED, kill_command
 
 RUN_TIMEOUT_S = 30.0
+REASON_LENGTH = 1000  # of a failed command; the error goes into the journal
 
 
 class LocalPlatform:
@@ -88,7 +89,7 @@ class LocalPlatform:
     def run(self, name: str, argv: Sequence[str]) -> str:
         done = ssh.run_over_ssh(self.settings, self.settings.fleet.node(name), argv, RUN_TIMEOUT_S)
         if done.returncode:
-            reason = (done.stderr or done.stdout).strip()
+            reason = (done.stderr or done.stdout).strip()[-REASON_LENGTH:]
             raise StepFailed(f"{name}: {argv[0]} ended with status {done.returncode}: {reason}")
         return done.stdout
 
