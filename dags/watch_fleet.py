@@ -115,11 +115,8 @@ def watch_flow() -> DAG:
         tags=["kintsugi", "watch", "flow"],
         default_args=DEFAULTS,
     ) as dag:
-        (
-            FlowHealthSensor(task_id="flow_health", execution_timeout=None)
-            >> restart_stream()
-            >> wait_for_cores()
-        )
+        health = FlowHealthSensor(task_id="flow_health", execution_timeout=None)
+        health >> restart_stream() >> wait_for_cores()
     return dag
 
 

@@ -36,7 +36,8 @@ def running(dag_bag: Any) -> Iterator[tuple[Any, Any]]:
     try:
         yield run, task
     finally:
-        stamp(run, state="failed")
+        with create_session() as session:  # the other tests count the runs of this DAG
+            session.delete(session.get(DagRun, run.id))
 
 
 def stamp(of: Any, **values: Any) -> None:

@@ -35,7 +35,16 @@ from kintsugi.recovery import actions, assessment, guard_evaluation, report, ste
 from tests.dags.in_process import run_in_process
 
 ACTS = ("restart", "fence", "plan", "provision", "configure", "rejoin", "verify", "canary", "show_plan")
-STEP_OF = {"canary": "verify_synthetic_trade"}  # a task whose function has another name
+STEP_OF = {  # the functions of the tasks, where the names differ
+    "restart": "restart_service",
+    "fence": "fence_node",
+    "plan": "plan_replacement",
+    "provision": "apply_plan",
+    "configure": "configure_node",
+    "rejoin": "rejoin_node",
+    "verify": "verify_recovery",
+    "canary": "verify_synthetic_trade",
+}
 REBUILD = ["plan", "fence", "provision", "configure", "rejoin", "verify", "canary"]
 
 

@@ -33,10 +33,10 @@ class Recorder:
         monkeypatch.setattr(
             rollout_steps, "prepare_rollout", lambda *_, **__: self._act("prepare") and self.Opened()
         )
-        for name, step in (("plan", "plan"), ("roll_back", "go_back")):
+        for name, step in (("plan_rollout", "plan"), ("roll_back", "go_back")):
             monkeypatch.setattr(rollout_steps, name, lambda *_, step=step: self._act(step))
         monkeypatch.setattr(rollout_steps, "bake_release", lambda *a: self._act(f"hold {a[2]:.0f}"))
-        for name, step in (("apply", "apply"), ("verify_update", "prove")):
+        for name, step in (("update_node", "apply"), ("verify_update", "prove")):
             monkeypatch.setattr(rollout_steps, name, lambda *a, step=step: self._act(f"{step} {a[2]}"))
         monkeypatch.setattr(
             rollout_steps,
