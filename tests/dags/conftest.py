@@ -7,9 +7,12 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from kintsugi.db import patience
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -46,6 +49,15 @@ def airflow_database() -> None:
         subprocess.run(
             [sys.executable, "-m", "airflow", *command], check=True, capture_output=True, timeout=900
         )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nobody_waits_for_the_store() -> Iterator[None]:
+    """No database of ours runs in these tests: a task that asks for it is to fail at once, not after 20 s."""
+    held = patience.TASK.away_s
+    object.__setattr__(patience.TASK, "away_s", 0.0)
+    yield
+    object.__setattr__(patience.TASK, "away_s", held)
 
 
 @pytest.fixture(scope="session")
