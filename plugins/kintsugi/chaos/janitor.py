@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ from pathlib import Path
 
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.core.errors import KintsugiError
+from kintsugi.core.files import hold_lock
 from kintsugi.core.process_priority import raise_priority
 from kintsugi.core.processes import MARKER, PART, start_time
 from kintsugi.core.settings import Settings, load_settings
@@ -144,8 +144,7 @@ def start_janitor() -> None:
 
 def run_janitor(settings: Settings, context: Context) -> int:
     """Undo overdue faults until there are no records; one janitor per installation at a time."""
-    with suppress(FileNotFoundError), (record_directory(settings) / "janitor.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with suppress(FileNotFoundError), hold_lock(record_directory(settings) / "janitor.lock"):
         while fault_records(settings):
             sweep_overdue(context)
             time.sleep(LOOK_EVERY_S)

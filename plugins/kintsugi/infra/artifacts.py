@@ -17,19 +17,18 @@ Sets of earlier releases stay, because a roll-back needs them, and because runni
 from __future__ import annotations
 
 import argparse
-import fcntl
 import hashlib
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from kintsugi.core.errors import KintsugiError, PreflightError
+from kintsugi.core.files import hold_lock
 from kintsugi.core.settings import Settings, load_settings
 
 COORDINATES = "coordinates.txt"
@@ -124,7 +123,7 @@ def ensure(settings: Settings, fetch: Fetch | None = None) -> list[str]:
     if not missing(settings):
         return []
     settings.artifacts.mkdir(parents=True, exist_ok=True)
-    with _lock(settings.artifacts / ".lock"):
+    with hold_lock(settings.artifacts / ".lock"):
         wanted = missing(settings)  # another may have fetched while we waited
         for name in wanted:
             _fetch_one(settings, name, fetch or fetch_by_maven)
@@ -266,13 +265,6 @@ def _digest(path: Path) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def main(arguments: list[str] | None = None) -> None:
