@@ -25,7 +25,7 @@ from kintsugi.core.settings import (
     KAFKA_PORT,
     KEYSPACE,
     SPARK_MASTER_PORT,
-    inherited_variables,
+    allowed_variables,
 )
 from kintsugi.core.user_connections import user_connections
 from kintsugi.telemetry.backend import CONNECTION as OTLP
@@ -61,16 +61,10 @@ _INHERITED_PREFIXES = ("KINTSUGI_", "OTEL_", "HONEYCOMB_")
 
 def base_environment(settings: Settings, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the variables of every program of the control plane: paths of this installation, and its mark."""
-    allowed = {
-        name: value
-        for name, value in inherited.items()
-        if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
-    }
     own = Path(
         sys.executable
     ).parent  # the virtual environment's programs: airflow, ansible-playbook, terraform
-    allowed |= inherited_variables(inherited)
-    return allowed | {
+    return allowed_variables(inherited, _INHERITED, _INHERITED_PREFIXES) | {
         "PATH": f"{own}:{inherited.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin",
         "PYTHONPATH": str(settings.repository / "plugins"),
         "PYTHONUNBUFFERED": "1",

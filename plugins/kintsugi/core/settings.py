@@ -13,7 +13,7 @@ import re
 import secrets
 import shlex
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,6 +150,15 @@ def inherited_variables(environment: Mapping[str, str] = os.environ) -> dict[str
                 "or another character that would change a node's configuration. Change it, or name it no longer"
             )
     return found
+
+
+def allowed_variables(
+    environment: Mapping[str, str], names: Collection[str], prefixes: tuple[str, ...] = ()
+) -> dict[str, str]:
+    """Return the variables of ``environment`` that a program gets: by name, by prefix, and `inherited_variables`."""
+    return {
+        name: value for name, value in environment.items() if name in names or name.startswith(prefixes)
+    } | inherited_variables(environment)
 
 
 def _check_path(name: str, path: Path) -> None:

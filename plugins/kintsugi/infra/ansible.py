@@ -17,15 +17,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kintsugi.core.errors import FleetError, StepFailed
-from kintsugi.core.settings import inherited_variables
+from kintsugi.core.settings import allowed_variables
 
 if TYPE_CHECKING:
     from kintsugi.core.settings import Settings
 
 _RUNS_KEPT = 20
-# What a run gets of our own environment, beside `inherited` and what `_environment` sets. The environment of a task
-# holds passwords of Airflow's connections, and ansible_runner writes all that it passes on into a file of the run.
-_PASSED_ON = {"HOME", "JAVA_HOME", "LANG", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV"}
+# What a run gets of our own environment and of `_environment`. The environment of a task holds passwords of Airflow's
+# connections, and ansible_runner writes all that it passes on into a file of the run.
+_PASSED_ON = {
+    "HOME",
+    "JAVA_HOME",
+    "LANG",
+    "LOGNAME",
+    "PATH",
+    "PYTHONPATH",
+    "TMPDIR",
+    "TZ",
+    "USER",
+    "VIRTUAL_ENV",
+}
 _PASSED_ON_PREFIXES = ("ANSIBLE_", "AWX_", "KINTSUGI_", "LC_", "RUNNER_")
 _ABANDONED_S = 86_400.0
 _UNREACHABLE = "runner_on_unreachable"
@@ -226,12 +237,7 @@ class Ansible:
 def _drop_secrets(status: Mapping[str, Any], runner_config: Any) -> None:
     """Called by ansible_runner before it starts: leave only what is allowed in the environment of the run."""
     if status["status"] == "starting":
-        allowed = _PASSED_ON | {"PYTHONPATH"} | inherited_variables().keys()
-        runner_config.env = {
-            name: value
-            for name, value in runner_config.env.items()
-            if name in allowed or name.startswith(_PASSED_ON_PREFIXES)
-        }
+        runner_config.env = allowed_variables(runner_config.env, _PASSED_ON, _PASSED_ON_PREFIXES)
 
 
 def _is_over(directory: Path) -> bool:

@@ -21,7 +21,7 @@ from pathlib import Path
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.fleet import Node
 from kintsugi.core.processes import start_time
-from kintsugi.core.settings import Settings, inherited_variables, load_settings
+from kintsugi.core.settings import Settings, allowed_variables, load_settings
 from kintsugi.environments import node_files
 from kintsugi.environments.local.node_config import search_path, write_configuration
 from kintsugi.environments.local.node_isolation import Isolation, choose_isolation, init_prefix
@@ -208,24 +208,19 @@ def _move_to_quarantine(settings: Settings, name: str, path: Path, part: str) ->
 def _node_environment(settings: Settings, name: str, isolation: Isolation) -> dict[str, str]:
     """Return all that a node inherits. It is an allow-list, because the caller's environment may have secrets."""
     root = settings.node_root(name)
-    passed = {key: os.environ[key] for key in ("JAVA_HOME", "LANG", "TZ") if key in os.environ}
-    return (
-        passed
-        | inherited_variables()
-        | {
-            "PATH": search_path(),
-            "HOME": str(root),
-            "TMPDIR": str(root / "tmp"),
-            "PYTHONPATH": str(settings.repository / "plugins"),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "KINTSUGI_STATE": str(settings.state),
-            "KINTSUGI_CACHE": str(settings.cache),
-            "KINTSUGI_FLEET": str(settings.fleet_file),
-            "KINTSUGI_ISOLATION": isolation.value,
-            "KINTSUGI_NODE": name,
-            MARK: str(root),
-        }
-    )
+    return allowed_variables(os.environ, ("JAVA_HOME", "LANG", "TZ")) | {
+        "PATH": search_path(),
+        "HOME": str(root),
+        "TMPDIR": str(root / "tmp"),
+        "PYTHONPATH": str(settings.repository / "plugins"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "KINTSUGI_STATE": str(settings.state),
+        "KINTSUGI_CACHE": str(settings.cache),
+        "KINTSUGI_FLEET": str(settings.fleet_file),
+        "KINTSUGI_ISOLATION": isolation.value,
+        "KINTSUGI_NODE": name,
+        MARK: str(root),
+    }
 
 
 def _boot_node(settings: Settings, name: str, isolation: Isolation) -> None:
