@@ -6,8 +6,6 @@ All of them expire. If a roll-out dies, recovery takes over its nodes, and anoth
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from kintsugi.core.errors import GuardRefused, LeaseHeld
@@ -57,11 +55,10 @@ def check_maintenance(context: Context, deployment_id: str, node: str) -> None:
         raise GuardRefused(" ".join(map(str, flags)))
 
 
-@contextmanager
-def claim_node(context: Context, deployment_id: str, node: str) -> Iterator[int]:
-    """Hold the node's lease under a fresh token and a maintenance flag, so that no recovery acts; yields the token.
+def claim_node(context: Context, deployment_id: str, node: str) -> int:
+    """Take the node's lease and set its maintenance flag, so that no recovery acts; returns a fresh token.
 
-    Both expire after LEASE_S seconds, and both outlive the block: `release_node` ends them.
+    Both expire after LEASE_S seconds. `release_node` ends them earlier.
     """
     store, ends = context.store, time.monotonic() + LEASE_WAIT_S
     while True:
@@ -74,7 +71,7 @@ def claim_node(context: Context, deployment_id: str, node: str) -> Iterator[int]
             time.sleep(1)
     until = datetime.now(UTC) + timedelta(seconds=LEASE_S)
     store.set_maintenance(node, reason="a roll-out restarts it", user=holder_of(deployment_id), until=until)
-    yield lease.token
+    return lease.token
 
 
 def release_node(context: Context, deployment_id: str, node: str, token: int) -> None:

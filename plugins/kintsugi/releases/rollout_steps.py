@@ -135,10 +135,8 @@ def update_node(context: Context, deployment_id: str, node: str) -> str:
         return turn.reason
     release = assignment.open_release(context, deployment.digest)
     node_update.await_turn(context, deployment, node)
-    with (
-        claim_node(context, deployment_id, node) as token,
-        node_update.record_failure(context, deployment_id, node),
-    ):
+    token = claim_node(context, deployment_id, node)
+    with node_update.record_failure(context, deployment_id, node):
         check_maintenance(
             context, deployment_id, node
         )  # once more: the wait for the lease may have taken minutes
@@ -157,10 +155,8 @@ def verify_update(context: Context, deployment_id: str, node: str) -> str:
         raise GuardRefused(
             f"{node} was not updated (state {step.state.value}), so there is nothing to verify"
         )
-    with (
-        claim_node(context, deployment_id, node) as token,
-        node_update.record_failure(context, deployment_id, node),
-    ):
+    token = claim_node(context, deployment_id, node)
+    with node_update.record_failure(context, deployment_id, node):
         proof = node_update.verify_node(context, node)
         steady_state.bake_fleet(lambda: steady_state.observe_fleet(context), NODE_HOLD_S, [node])
         context.store.set_deployment_node(deployment_id, node, NodeState.PROVEN, proof)
@@ -226,19 +222,19 @@ def _roll_back_node(context: Context, deployment: Deployment, release: Release, 
             context, deployment, node
         )  # it serves, so its peers must be able to do without it
     store = context.store
-    with claim_node(context, deployment.id, node) as token:
-        check_maintenance(context, deployment.id, node)
-        store.set_node_releases([node], release.digest)
-        try:
-            node_update.restart_node(context, release, node, token)
-            proof = node_update.verify_node(context, node)
-        except StepFailed as error:
-            store.set_deployment_node(deployment.id, node, NodeState.STUCK, str(error))
-            release_node(context, deployment.id, node, token)
-            raise
-        store.set_deployment_node(
-            deployment.id, node, NodeState.RETURNED, f"rolled back to {release.short}: {proof}"
-        )
+    token = claim_node(context, deployment.id, node)
+    check_maintenance(context, deployment.id, node)
+    store.set_node_releases([node], release.digest)
+    try:
+        node_update.restart_node(context, release, node, token)
+        proof = node_update.verify_node(context, node)
+    except StepFailed as error:
+        store.set_deployment_node(deployment.id, node, NodeState.STUCK, str(error))
+        release_node(context, deployment.id, node, token)
+        raise
+    store.set_deployment_node(
+        deployment.id, node, NodeState.RETURNED, f"rolled back to {release.short}: {proof}"
+    )
     release_node(context, deployment.id, node, token)
 
 
