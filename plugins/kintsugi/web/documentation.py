@@ -6,23 +6,20 @@ mounted applications (``/auth``, ``/execution``), stay. So a middleware answers 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 PREFIXES = ("", "/auth", "/execution", "/honeycomb", "/pipeline-health")
 PAGES = ("/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json", "/changelog")
 HIDDEN = frozenset(prefix + page for prefix in PREFIXES for page in PAGES)
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Scope]]
-Send = Callable[[Scope], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 
 class HideDocumentation:
     """Middleware (ASGI) around the whole api-server."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
