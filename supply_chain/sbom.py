@@ -113,7 +113,7 @@ def _component(url: PackageURL, *, sha256: str = "", properties: dict[str, str] 
     )
 
 
-def collect(debian: str) -> Iterator[Component]:
+def collect_components(debian: str) -> Iterator[Component]:
     """All components of this checkout; ``debian``: a listing of Debian packages."""
     yield from python_packages((REPOSITORY / "requirements.txt").read_text())
     for lock in sorted(REPOSITORY.glob("artifacts/*/jars.sha256")):
@@ -136,7 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     listing = options.debian.read_text() if options.debian else installed_debian_packages()
     version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
-    text = bill_of_materials(collect(listing), version)
+    text = bill_of_materials(collect_components(listing), version)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(text + "\n")
     print(f"wrote {options.output}: {text.count('bom-ref') - 1} components")

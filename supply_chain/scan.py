@@ -76,7 +76,7 @@ class Acceptance:
         return self.id in finding.ids and self.package == f"{finding.package.name} {finding.package.version}"
 
 
-def packages(document: Mapping[str, Any]) -> Iterator[Package]:
+def read_packages(document: Mapping[str, Any]) -> Iterator[Package]:
     """The packages of a bill of materials that a database can name."""
     for component in document["components"]:
         url = PackageURL.from_string(component["purl"])
@@ -90,7 +90,7 @@ def packages(document: Mapping[str, Any]) -> Iterator[Package]:
             yield Package("Debian", name, version)
 
 
-def records(database: Path) -> Iterator[dict[str, Any]]:
+def read_records(database: Path) -> Iterator[dict[str, Any]]:
     """All records of the database; raises DatabaseError if there is none."""
     archives = sorted(database.glob("*/all.zip"))
     files = sorted(database.glob("*/*.json"))
@@ -108,7 +108,9 @@ def records(database: Path) -> Iterator[dict[str, Any]]:
         yield json.loads(file.read_text())
 
 
-def find(installed: Iterable[Package], database: Iterable[Mapping[str, Any]]) -> list[Finding]:
+def find_vulnerabilities(
+    installed: Iterable[Package], database: Iterable[Mapping[str, Any]]
+) -> list[Finding]:
     """The vulnerabilities of the packages, by package and id."""
     by_name: dict[tuple[str, str], set[Package]] = {}
     for package in installed:
@@ -174,7 +176,7 @@ def read_accepted(path: Path = ACCEPTED) -> list[Acceptance]:
     return [Acceptance(**entry) for entry in listed]
 
 
-def judge(findings: Sequence[Finding], accepted: Sequence[Acceptance], today: date) -> list[str]:
+def list_open_findings(findings: Sequence[Finding], accepted: Sequence[Acceptance], today: date) -> list[str]:
     """What has to be acted upon, a line each: findings that nobody accepted, and acceptances that ran out."""
     valid = [entry for entry in accepted if entry.until >= today]
     lines = [str(finding) for finding in findings if not any(entry.covers(finding) for entry in valid)]
@@ -199,12 +201,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--accepted", type=Path, default=ACCEPTED, help="supply_chain/accepted.yaml")
     options = parser.parse_args(arguments)
     try:
-        findings = find(packages(json.loads(options.sbom.read_text())), records(options.database))
+        findings = find_vulnerabilities(
+            read_packages(json.loads(options.sbom.read_text())), read_records(options.database)
+        )
     except (DatabaseError, FileNotFoundError) as error:
         print(f"kintsugi: {error}", file=sys.stderr)
         return NO_DATABASE
     accepted = read_accepted(options.accepted)
-    lines = judge(findings, accepted, datetime.now(UTC).date())
+    lines = list_open_findings(findings, accepted, datetime.now(UTC).date())
     print("\n".join([*lines, f"{len(findings)} vulnerabilities, {len(lines)} to act upon"]))
     return 1 if lines else 0
 

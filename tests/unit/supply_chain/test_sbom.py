@@ -19,7 +19,7 @@ def test_python_packages_come_from_the_lock_file() -> None:
 
 
 def test_every_package_and_jar_of_this_checkout_is_listed() -> None:
-    listed = {str(component.purl) for component in sbom.collect("")}
+    listed = {str(component.purl) for component in sbom.collect_components("")}
     requirements = (sbom.REPOSITORY / "requirements.txt").read_text()
     assert sum(name.startswith("pkg:pypi/") for name in listed) == requirements.count("==")
     for name in ("org.apache.kafka/kafka_2.13", "org.apache.cassandra/cassandra-all", "org.gaul/s3proxy"):

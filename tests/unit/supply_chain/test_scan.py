@@ -55,17 +55,17 @@ def record(ecosystem: str, name: str, *events: dict[str, str], **more: Any) -> d
 def test_a_version_is_compared_by_the_rules_of_its_ecosystem(
     package: Package, events: list[dict[str, str]], affected: bool
 ) -> None:
-    found = scan.find([package], [record(package.ecosystem, package.name, *events)])
+    found = scan.find_vulnerabilities([package], [record(package.ecosystem, package.name, *events)])
     assert bool(found) is affected
 
 
 def test_a_listed_version_is_affected_and_a_withdrawn_record_does_not_count() -> None:
     listed = record("PyPI", "A", versions=["1.0"])
     package = Package("PyPI", "a", "1.0")
-    (finding,) = scan.find([package], [listed])
+    (finding,) = scan.find_vulnerabilities([package], [listed])
     assert finding.ids == ("GHSA-x", "CVE-1")
-    assert scan.find([package], [listed | {"withdrawn": "2026-01-01T00:00:00Z"}]) == []
-    assert scan.find([Package("Maven", "a", "1.0")], [listed]) == []
+    assert scan.find_vulnerabilities([package], [listed | {"withdrawn": "2026-01-01T00:00:00Z"}]) == []
+    assert scan.find_vulnerabilities([Package("Maven", "a", "1.0")], [listed]) == []
 
 
 FINDING = Finding(Package("PyPI", "a", "1.0"), ("GHSA-x", "CVE-1"), "bad", ("1.1",))
@@ -84,7 +84,7 @@ def test_an_acceptance_covers_one_finding_until_its_day(
     given: tuple[str, str], until: date, lines: int
 ) -> None:
     accepted = [Acceptance(*given, reason="why", accepted=date(2025, 12, 1), until=until)]
-    assert len(scan.judge([FINDING], accepted, date(2026, 6, 1))) == lines
+    assert len(scan.list_open_findings([FINDING], accepted, date(2026, 6, 1))) == lines
 
 
 def test_every_acceptance_of_the_repository_has_a_reason_and_dates() -> None:
