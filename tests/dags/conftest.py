@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from kintsugi.db import patience
+from kintsugi.db.patience import NONE
+from kintsugi.operations import context
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -54,10 +55,9 @@ def airflow_database() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def nobody_waits_for_the_store() -> Iterator[None]:
     """No database of ours runs in these tests: a task that asks for it is to fail at once, not after 20 s."""
-    held = patience.TASK.away_s
-    object.__setattr__(patience.TASK, "away_s", 0.0)
-    yield
-    object.__setattr__(patience.TASK, "away_s", held)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(context, "TASK", NONE)
+        yield
 
 
 @pytest.fixture(scope="session")
