@@ -1,6 +1,6 @@
 """The accounts of Airflow's SimpleAuthManager: who may sign in, with which role and password.
 
-The users of `KINTSUGI_USERS` are recorded in ``secrets/airflow-users``. A later start without the variable keeps them:
+The users of `KINTSUGI_USERS` are recorded in ``control/airflow/users``. A later start without the variable keeps them:
 to forget it in one shell must neither lock anybody out nor let anybody in. Each user has a secret of his own, his
 password. ``control/airflow/passwords.json`` holds the passwords in the form that Airflow reads at each sign-in.
 """
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 AIRFLOW_ROLES = {UserRole.VIEWER: "viewer", UserRole.OPERATOR: "user", UserRole.ADMIN: "admin"}
 """An operator acts on DAGs. Airflow's ``op`` may also change connections and variables: where trades come from."""
 
-_RECORD = "airflow-users"
 _PREFIX = "airflow-user-"
 _FIRST_PASSWORD = "airflow-admin"  # noqa: S105 - the name of the secret: the only password of version 0.1
 
@@ -36,7 +35,7 @@ def load_accounts(settings: Settings, environment: Mapping[str, str] = os.enviro
     """
     if setting := environment.get(USERS, "").strip():
         return parse_users(setting)
-    record = settings.secrets / _RECORD
+    record = _record_file(settings)
     if record.exists():
         return parse_users(record.read_text())
     name = FALLBACK if (settings.secrets / _FIRST_PASSWORD).exists() else first_admin(environment)
@@ -59,7 +58,7 @@ def apply_accounts(settings: Settings, environment: Mapping[str, str] = os.envir
     for path in (*settings.secrets.glob(f"{_PREFIX}*"), settings.secrets / _FIRST_PASSWORD):
         if path.name not in kept:
             path.unlink(missing_ok=True)
-    record, text = settings.secrets / _RECORD, format_users(users)
+    record, text = _record_file(settings), format_users(users)
     if record.exists() and record.read_text() == text:
         return False
     write_private(record, text)
@@ -90,6 +89,10 @@ def renew_password(settings: Settings, user: str) -> None:
 def passwords_file(settings: Settings) -> Path:
     """Return the file from which Airflow reads the passwords; 0600."""
     return settings.control / "airflow" / "passwords.json"
+
+
+def _record_file(settings: Settings) -> Path:
+    return settings.control / "airflow" / "users"
 
 
 def airflow_users(users: Mapping[str, UserRole]) -> str:

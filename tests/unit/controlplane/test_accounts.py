@@ -36,7 +36,7 @@ def test_each_user_has_a_password_of_his_own_that_only_the_owner_reads(settings:
     assert list(found) == ["ana", "ben"]
     assert found["ana"] != found["ben"]
     assert min(map(len, found.values())) >= 32
-    files = [accounts.passwords_file(settings), *settings.secrets.iterdir()]
+    files = [*accounts.passwords_file(settings).parent.iterdir(), *settings.secrets.iterdir()]
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
     assert accounts.password_file(settings, "ben").read_text() == found["ben"]
 
