@@ -47,7 +47,7 @@ def run_as(dag: Any, user: str, conf: dict[str, Any]) -> None:
         run = dag.test(run_conf=conf)
     assert {str(ti.state) for ti in run.get_task_instances()} == {"success"}
     with create_session() as session:
-        assert session.get(DagRun, run.id).triggering_user_name == user
+        assert session.get_one(DagRun, run.id).triggering_user_name == user
 
 
 @PEOPLE

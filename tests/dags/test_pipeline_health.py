@@ -178,7 +178,7 @@ def test_an_action_is_a_run_in_the_users_name_and_in_the_audit_log(page: Page) -
 
 
 def trigger(client: TestClient, note: str) -> Any:
-    body = {"logical_date": None, "conf": {}, "note": note}
+    body: dict[str, Any] = {"logical_date": None, "conf": {}, "note": note}
     return client.post("/api/v2/dags/redrive_files/dagRuns", json=body)
 
 
@@ -194,10 +194,10 @@ def test_two_users_are_told_apart(page: Page) -> None:
         client = page(name)
         answer = recover(client, client, OURS)
         assert f"Done in the name of {name}" in answer.text
-    started = [run.triggering_user_name for run in runs() if run.run_id not in earlier]
+    started = [str(run.triggering_user_name) for run in runs() if run.run_id not in earlier]
     assert sorted(started) == ["anna", "otto"]
     with create_session() as session:
-        owners = [log.owner for log in session.scalars(select(Log)).all() if log.id not in seen]
+        owners = [str(log.owner) for log in session.scalars(select(Log)).all() if log.id not in seen]
     assert sorted(owners) == ["anna", "otto"]
 
 
