@@ -40,9 +40,10 @@ with DAG(
         from kintsugi.chaos.command import resume_chaos, stop_chaos
         from kintsugi.operations.context import Context
 
-        params, user = context["params"], getattr(context["dag_run"], "triggering_user_name", None)
+        params = context["params"]
+        user = getattr(context["dag_run"], "triggering_user_name", None) or "somebody"
         if params["action"] == "resume":  # type: ignore[index]
-            return resume_chaos(Context.from_environment())
-        return stop_chaos(Context.from_environment(), user=user or "somebody", reason=params["reason"])  # type: ignore[index]
+            return resume_chaos(Context.from_environment(), user=user)
+        return stop_chaos(Context.from_environment(), user=user, reason=params["reason"])  # type: ignore[index]
 
     set_chaos_flag()

@@ -40,7 +40,9 @@ with DAG(
         from kintsugi.core.settings import load_settings
         from kintsugi.pipeline.ingest.redrive import redrive_files
 
-        keys = get_current_context()["params"]["keys"] or []
-        return redrive_files(load_settings(), [key.strip() for key in keys if key.strip()])
+        context = get_current_context()
+        keys = [key.strip() for key in context["params"]["keys"] or []]
+        user = getattr(context["dag_run"], "triggering_user_name", None) or "somebody"
+        return redrive_files(load_settings(), [key for key in keys if key], user=user)
 
     mark_files()

@@ -118,6 +118,17 @@ def status(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+def user_password(options: argparse.Namespace, settings: Settings) -> int:
+    """Show the password of a user of Airflow, or where it is; --new makes another one first."""
+    from kintsugi.controlplane import accounts  # start-up
+    from kintsugi.installation.sign_in import password_text  # start-up
+
+    if options.new:
+        accounts.renew_password(settings, options.name)
+    print(f"user: {options.name}   password: {password_text(settings, options.name)}")
+    return 0
+
+
 def generate(options: argparse.Namespace, settings: Settings) -> int:
     """Write the files of a sample trading day."""
     from kintsugi.sampledata.generator import generate_day  # start-up
@@ -162,9 +173,10 @@ def reconcile(options: argparse.Namespace, settings: Settings) -> int:
 
 def redrive(options: argparse.Namespace, settings: Settings) -> int:
     """Ingest failed files again from their first line; without keys, every failed file."""
+    from kintsugi.core.users import principal  # start-up
     from kintsugi.pipeline.ingest.redrive import redrive_files  # start-up
 
-    again = redrive_files(settings, options.keys)
+    again = redrive_files(settings, options.keys, user=principal())
     for key in again:
         print(f"to be taken again: {key}")
     if not again:
@@ -280,6 +292,11 @@ def _parser() -> argparse.ArgumentParser:
             default=os.environ.get("FORMAT", "text"),
             help="default: the environment variable FORMAT, or text",
         )
+    password_parser = add_command(commands, user_password)
+    password_parser.add_argument("name", help="name of the user, as KINTSUGI_USERS has it")
+    password_parser.add_argument(
+        "--new", action="store_true", help="make a new password; it ends the user's sessions"
+    )
     generate_parser = add_command(commands, generate)
     generate_parser.add_argument("directory", type=Path, help="directory to write into")
     generate_parser.add_argument(

@@ -19,7 +19,7 @@ from datetime import datetime
 import pytest
 from playwright.sync_api import FrameLocator, Page, expect
 
-from kintsugi.controlplane.airflow_environment import ADMIN, ADMIN_PASSWORD
+from kintsugi.controlplane import accounts
 from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.connections import store_dsn
 from kintsugi.db.store import Store
@@ -28,6 +28,7 @@ from tests.factories import incidents
 from tests.installations import installation, open_directory
 
 Browse = Callable[..., Page]
+USERS = "ana:admin,ben:operator,vera:viewer"
 SLOW = 120_000  # milliseconds: two cores that start an Airflow beside a browser
 RECORD_DOWN = """
 () => { const at = () => document.querySelector("[data-node=kafka-2]")?.textContent.includes("down");
@@ -43,7 +44,8 @@ def plane() -> Iterator[ControlPlane]:
     """Airflow with its storage, healthy, and all nine servers pretended."""
     with open_directory() as directory:
         plane = ControlPlane(installation(directory, "127.38"))
-        with PretendFleet(plane.settings.fleet) as fleet:
+        with pytest.MonkeyPatch.context() as patch, PretendFleet(plane.settings.fleet) as fleet:
+            patch.setenv("KINTSUGI_USERS", USERS)
             plane.__dict__["pretended"] = fleet
             try:
                 plane.start_storage()
@@ -61,12 +63,12 @@ def fleet(plane: ControlPlane) -> PretendFleet:
     return found
 
 
-def sign_in(plane: ControlPlane, browse: Browse) -> Page:
+def sign_in(plane: ControlPlane, browse: Browse, user: str = "ana") -> Page:
     """Airflow's start page, signed in by its own form."""
     page = browse(plane.airflow.url)
     page.set_default_timeout(SLOW)
-    page.get_by_label("Username").fill(ADMIN)
-    page.locator("input[type=password]").fill(plane.settings.secret(ADMIN_PASSWORD))
+    page.get_by_label("Username").fill(user)
+    page.locator("input[type=password]").fill(accounts.password_file(plane.settings, user).read_text())
     page.get_by_role("button", name="Sign in").click()
     page.get_by_role("link", name="Pipeline Health").or_(page.get_by_text("Pipeline Health")).first.wait_for()
     return page
@@ -85,9 +87,9 @@ def test_it_is_one_click_away_and_recovers_with_a_dry_run(plane: ControlPlane, b
     expect(health.locator("[data-node=kafka-1]")).to_contain_text("answers", timeout=SLOW)
     health.locator("#recover-kafka-1").click()
     health.get_by_role("button", name="Start recovery").click()
-    expect(health.get_by_role("status")).to_contain_text("Done in the name of admin", timeout=SLOW)
+    expect(health.get_by_role("status")).to_contain_text("Done in the name of ana", timeout=SLOW)
     (run,) = plane.airflow.runs("recover_node")
-    assert run["triggering_user_name"] == ADMIN
+    assert run["triggering_user_name"] == "ana"
     assert run["conf"] == {"node": "kafka-1", "action": "auto", "dry_run": True}
     # The link leads out of Airflow's sandboxed frame, to Airflow's own page of the run.
     health.get_by_role("status").get_by_role("link").click()
@@ -131,7 +133,7 @@ def test_a_failure_shows_within_two_seconds_of_the_sensors_event_and_a_person_de
     fleet.start("kafka-2")
     page.locator("#act-decline").click()
     page.get_by_role("button", name="Decline the repair").click()
-    expect(page.get_by_role("status")).to_contain_text("Done in the name of admin", timeout=SLOW)
+    expect(page.get_by_role("status")).to_contain_text("Done in the name of ana", timeout=SLOW)
     _await(lambda: store.incident(incident.id).closed_at is not None, 120, "the incident is closed")
     plane.airflow.pause("watch_kafka-2")  # not before: a paused DAG's last tasks are never scheduled
     assert str(store.incident(incident.id).outcome) == "refused"
@@ -141,13 +143,13 @@ def test_a_failure_shows_within_two_seconds_of_the_sensors_event_and_a_person_de
 
 def test_healing_is_paused_by_a_run_that_names_who_and_why(plane: ControlPlane, browse: Browse) -> None:
     store = Store(store_dsn(plane.settings))
-    page = browse_signed_in(plane, browse)
+    page = browse_signed_in(plane, browse, "ben")
     page.locator("#act-pause").click()
     page.get_by_label("Why").fill("swap a disk")
     page.get_by_role("button", name="Pause recovery").click()
     _await(lambda: bool(store.maintenance()), 120, "the flag is set")
     (flag,) = store.maintenance()
-    assert (flag.scope, flag.reason, flag.user) == ("*", "swap a disk", ADMIN)
+    assert (flag.scope, flag.reason, flag.user) == ("*", "swap a disk", "ben")
     page.get_by_role("dialog").get_by_role("link", name="Close").click()
     expect(page.locator(".verdict")).to_contain_text("recovery is paused for the whole fleet", timeout=SLOW)
     store.clear_maintenance("*")
@@ -176,9 +178,9 @@ def test_a_thousand_incidents_load_about_as_fast_as_airflows_home(
     assert figures["ours_p95_s"] <= 1.5 * figures["home_p95_s"]
 
 
-def browse_signed_in(plane: ControlPlane, browse: Browse) -> Page:
-    """The page itself, without Airflow's frame, for the administrator."""
-    page = sign_in(plane, browse)
+def browse_signed_in(plane: ControlPlane, browse: Browse, user: str = "ana") -> Page:
+    """The page itself, without Airflow's frame."""
+    page = sign_in(plane, browse, user)
     page.goto(f"{plane.airflow.url}/pipeline-health/")
     return page
 

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from kintsugi.controlplane.accounts import apply_accounts
+from kintsugi.controlplane.airflow_environment import auth_environment
+from kintsugi.core.settings import load_settings
 from kintsugi.db.patience import NONE
 from kintsugi.operations import context
 
@@ -30,6 +33,9 @@ os.environ |= {
     "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     "KINTSUGI_STATE": f"{_HOME.name}/state",
 }
+USERS = {"KINTSUGI_USERS": "vera:viewer,olga:operator,otto:operator,anna:admin"}
+apply_accounts(load_settings(), USERS)
+os.environ |= auth_environment(load_settings(), USERS)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +12,24 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-ROLES = {"vera": "VIEWER", "olga": "USER", "anna": "ADMIN"}
+from kintsugi.controlplane import accounts
+from kintsugi.core.settings import load_settings
+from kintsugi.web import actions
+
+ROLES = {"vera": "viewer", "olga": "user", "otto": "user", "anna": "admin"}
+USERS = "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"
+TARGETS = {
+    "recover": "kafka-1",
+    "pause": "*",
+    "resume": "kafka-1",
+    "watch": "kafka-1",
+    "redrive": "",
+    "chaos": "",
+    "chaos_on": "",
+    "chaos_off": "",
+    "approve": "watch_kafka-1:manual__1:recovery.ask_a_human:-1",
+    "decline": "watch_kafka-1:manual__1:recovery.ask_a_human:-1",
+}
 OURS = {"sec-fetch-site": "same-origin", "origin": "http://testserver"}
 Page = Callable[[str | None], TestClient]
 
@@ -96,8 +114,10 @@ def test_airflow_takes_the_tokens_that_our_client_signs(airflow: Any) -> None:
         answer = TestClient(airflow).get("/api/v2/plugins", headers={"Authorization": f"Bearer {token}"})
         return int(answer.status_code)
 
-    assert status(sign_token(secret, "admin", "admin")) == 200
-    assert status(sign_token("x" * 64, "admin", "admin")) in (401, 403)
+    assert status(sign_token(secret, "kintsugi", "admin")) == 200
+    assert status(sign_token(secret, "ana (command line)", "admin")) == 200
+    assert status(sign_token("x" * 64, "kintsugi", "admin")) in (401, 403)
+    assert status(sign_token(secret, "nobody", "admin")) in (401, 403)
 
 
 def documentation(application: Any, prefix: str = "") -> set[str]:
@@ -125,7 +145,10 @@ def test_no_application_of_the_api_server_shows_its_documentation(page: Page, ai
 
 def test_a_viewer_looks_but_cannot_act(page: Page) -> None:
     viewer = page("vera")
-    assert viewer.get("/pipeline-health/").status_code == 200
+    front = viewer.get("/pipeline-health/")  # once: the page belongs to the event loop of its first request
+    assert front.status_code == 200
+    assert 'href="actions/' not in front.text
+    assert "You are signed in as vera with read access" in front.text
     assert recover(viewer, viewer, OURS).status_code == 403
     assert runs() == []
 
@@ -152,3 +175,130 @@ def test_an_action_is_a_run_in_the_users_name_and_in_the_audit_log(page: Page) -
     with create_session() as session:
         owners = session.scalars(select(Log.owner).where(Log.event == "trigger_dag_run")).all()
     assert list(owners) == ["olga"]
+
+
+def trigger(client: TestClient, note: str) -> Any:
+    body: dict[str, Any] = {"logical_date": None, "conf": {}, "note": note}
+    return client.post("/api/v2/dags/redrive_files/dagRuns", json=body)
+
+
+def test_two_users_are_told_apart(page: Page) -> None:
+    from airflow.models.log import Log
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        earlier = {run.run_id for run in runs()}
+        seen = set(session.scalars(select(Log.id)).all())
+    for name in ("otto", "anna"):
+        client = page(name)
+        answer = recover(client, client, OURS)
+        assert f"Done in the name of {name}" in answer.text
+    started = [str(run.triggering_user_name) for run in runs() if run.run_id not in earlier]
+    assert sorted(started) == ["anna", "otto"]
+    with create_session() as session:
+        owners = [str(log.owner) for log in session.scalars(select(Log)).all() if log.id not in seen]
+    assert sorted(owners) == ["anna", "otto"]
+
+
+def test_every_action_has_a_target_here() -> None:
+    assert set(TARGETS) == set(actions._ACTIONS)
+
+
+@pytest.mark.parametrize(("name", "target"), TARGETS.items())
+def test_a_viewer_sees_each_action_and_is_refused_with_a_sentence(page: Page, name: str, target: str) -> None:
+    viewer, operator = page("vera"), page("olga")
+    where = f"/pipeline-health/actions/{name}"
+    form = viewer.get(where, params={"target": target})
+    assert form.status_code == 200
+    assert re.search(r"<button[^>]* disabled", form.text)
+    assert "You do not have Airflow's permission" in form.text
+    token = re.search(r'name="token" value="([^"]+)"', form.text)
+    assert token is not None
+    data = {
+        "target": target, "token": token[1], "dry_run": "yes", "action": "auto", "minutes": "30", "reason": "x",
+        "lose_volume": "yes",
+    }  # fmt: skip
+    answer = viewer.post(where, data=data, headers=OURS)
+    assert answer.status_code == 403
+    assert "vera may not do this" in answer.text
+    assert not re.search(r"<button[^>]* disabled", operator.get(where, params={"target": target}).text)
+
+
+def test_airflow_itself_lets_each_role_do_what_it_may(page: Page) -> None:
+    assert page("vera").get("/api/v2/dags").status_code == 200
+    assert trigger(page("vera"), "x").status_code == 403
+    assert trigger(page("olga"), "x").status_code == 200
+    pool = {"name": "of-a-test", "slots": 1, "include_deferred": False}
+    assert page("olga").post("/api/v2/pools", json=pool).status_code == 403
+    assert page("olga").get("/api/v2/connections").status_code == 403
+    assert page("anna").post("/api/v2/pools", json=pool).status_code == 201
+
+
+def test_the_session_of_a_user_who_is_gone_has_ended(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = page("otto")
+    form = "/pipeline-health/actions/chaos_off"
+    assert client.get(form).status_code == 200
+    monkeypatch.setenv(USERS, "vera:viewer,anna:admin")
+    assert client.get(form).status_code in (401, 403)
+    assert client.get("/api/v2/dags").status_code in (401, 403)
+
+
+def test_a_session_has_the_role_of_today(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = page("otto")
+    assert trigger(client, "x").status_code == 200
+    monkeypatch.setenv(USERS, "otto:viewer,anna:admin")
+    assert client.get("/api/v2/dags").status_code == 200
+    assert trigger(client, "x").status_code == 403
+
+
+def test_the_page_follows_whatever_rules_the_auth_manager_has(
+    airflow: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAB and Keycloak have rights for single DAGs; the users here have no role that SimpleAuthManager knows."""
+    from kintsugi.web.access import AirflowAuthorizer
+
+    class ByDag:
+        def is_authorized_dag(self, *, method: str, access_entity: Any, details: Any, user: Any) -> bool:
+            return bool((method, access_entity and access_entity.value, details.id) in user)
+
+    monkeypatch.setattr("airflow.api_fastapi.app.get_auth_manager", ByDag)
+    may, fleet = AirflowAuthorizer().may, load_settings().fleet
+    form = {"dry_run": "yes", "action": "auto"}
+    recovery = actions.build_request("recover", "kafka-1", form, fleet)
+    stop_nights = actions.build_request("chaos_off", "", {}, fleet)
+    approval = actions.build_request("approve", TARGETS["approve"], {}, fleet)
+    rights = {
+        ("POST", "RUN", "recover_node"): recovery,
+        ("PUT", None, "chaos_nightly"): stop_nights,
+        ("PUT", "HITL_DETAIL", "watch_kafka-1"): approval,
+    }
+    for right, allowed in rights.items():
+        assert [may({right}, wanted) for wanted in rights.values()] == [
+            wanted is allowed for wanted in rights.values()
+        ]
+
+
+def sign_in(airflow: Any, user: str, password: str) -> int:
+    answer = TestClient(airflow).post("/auth/token", json={"username": user, "password": password})
+    return int(answer.status_code)
+
+
+def test_a_new_password_counts_at_once_and_ends_the_sessions(page: Page, airflow: Any) -> None:
+    settings, client = load_settings(), page("otto")
+    file = accounts.password_file(settings, "otto")
+    old = file.read_text()
+    assert sign_in(airflow, "otto", old) == 201
+    assert client.get("/api/v2/dags").status_code == 200
+    accounts.renew_password(settings, "otto")
+    assert sign_in(airflow, "otto", old) == 401
+    assert sign_in(airflow, "otto", file.read_text()) == 201
+    later = file.stat().st_mtime + 2  # a session of the same second as the password counts as a later one
+    os.utime(file, (later, later))
+    assert client.get("/api/v2/dags").status_code in (401, 403)
+
+
+def test_nobody_signs_in_as_the_control_plane(airflow: Any) -> None:
+    passwords = {path.read_text() for path in load_settings().secrets.iterdir()}
+    for name in ("kintsugi", "root (command line)"):
+        assert {sign_in(airflow, name, password) for password in passwords} == {401}

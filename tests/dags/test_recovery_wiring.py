@@ -309,6 +309,24 @@ def test_a_watch_goes_on_into_the_recovery_with_what_its_sensor_found(
     assert states["health"] == ("success" if found else "skipped")
 
 
+def test_a_recovery_by_hand_hands_over_who_started_it(
+    dag_bag: Any, steps: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str | None] = []
+
+    def confirm(*_: Any, **arguments: Any) -> case.RecoveryRef:
+        names.append(arguments["started_by"])
+        return case.RecoveryRef("i-1", arguments["node"], arguments["holder"])
+
+    monkeypatch.setattr(assessment, "confirm_finding", confirm)
+    run = SimpleNamespace(dag_id="recover_node", run_id="manual", triggering_user_name="olga")
+    confirm_task = dag_bag.dags["recover_node"].get_task("recovery.confirm")
+    confirm_task.python_callable(
+        "kafka-1", None, "auto", "True", dag_run=run, ti=SimpleNamespace(xcom_push=lambda **_: None)
+    )
+    assert names == ["olga"]
+
+
 @pytest.mark.parametrize(("sick", "state"), [(None, "success"), ("cassandra-2", "failed")])
 def test_every_replica_is_compared_each_night_and_one_that_fails_fails_the_run(
     dag_bag: Any, monkeypatch: pytest.MonkeyPatch, sick: str | None, state: str

@@ -108,6 +108,9 @@ def test_the_story_is_in_s3(kintsugi: Command, report: dict[str, Any]) -> None:
 
 def test_dry_run_by_hand_changes_nothing(kintsugi: Command, report: dict[str, Any]) -> None:
     from kintsugi.controlplane.control_plane import ControlPlane
+    from kintsugi.core.connections import store_dsn
+    from kintsugi.core.users import principal
+    from kintsugi.db.store import Store
 
     airflow = ControlPlane(kintsugi.settings).airflow
     before = node_pids(kintsugi.settings, "cassandra-1")
@@ -117,6 +120,14 @@ def test_dry_run_by_hand_changes_nothing(kintsugi: Command, report: dict[str, An
     assert "recovery.show_plan" in ran
     assert not ran & {"recovery.plan", "recovery.provision", "recovery.restart"}
     assert set(before) <= set(node_pids(kintsugi.settings, "cassandra-1"))
+    store = Store(store_dsn(kintsugi.settings))
+    named = [
+        entry.data["started_by"]
+        for incident in store.incidents(5, node="cassandra-1")
+        for entry in incident.entries
+        if "started_by" in entry.data
+    ]
+    assert principal() in named
 
 
 def test_what_a_guard_refuses_waits_for_a_person_and_is_done_when_one_approves(
@@ -125,6 +136,7 @@ def test_what_a_guard_refuses_waits_for_a_person_and_is_done_when_one_approves(
     from kintsugi.controlplane.control_plane import ControlPlane
     from kintsugi.core.connections import store_dsn
     from kintsugi.core.incident import Outcome
+    from kintsugi.core.users import principal
     from kintsugi.db.store import Store
     from kintsugi.environments.local import node
 
@@ -148,7 +160,7 @@ def test_what_a_guard_refuses_waits_for_a_person_and_is_done_when_one_approves(
         store.clear_maintenance(name)
     assert healed.outcome is Outcome.HEALED
     said = [entry.message for entry in healed.entries if "approved" in entry.data]
-    assert said == ["admin approved the recovery although the guards refused it"]
+    assert said == [f"{principal()} approved the recovery although the guards refused it"]
 
 
 def until(condition: Callable[[], list[Any]], seconds: float) -> list[Any]:

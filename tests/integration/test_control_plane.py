@@ -8,11 +8,14 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import psycopg
 import pytest
 from rich.console import Console
 
+from kintsugi.controlplane import accounts
 from kintsugi.controlplane.airflow_environment import AIRFLOW_PART
 from kintsugi.controlplane.control_plane import AIRFLOW, POOLS, STORAGE, ControlPlane
 from kintsugi.core.connections import s3_client, store_dsn
@@ -134,6 +137,45 @@ def test_airflow_is_healthy_heals_itself_and_shows_no_secret(plane: ControlPlane
     assert not owned_pids(plane.settings.control, AIRFLOW_PART), "workers of the killed scheduler live on"
     assert {plane.status()[name]["state"] for name in AIRFLOW} == {"STOPPED"}
     assert {plane.status()[name]["state"] for name in STORAGE} == {"RUNNING"}
+
+
+def _status(plane: ControlPlane, method: str, path: str, **arguments: Any) -> tuple[int, Any]:
+    """The status of a request and its JSON, as any program at the other end of the port sees it."""
+    answer = httpx.request(method, plane.airflow.url + path, timeout=60, **arguments)
+    return answer.status_code, answer.json()
+
+
+@pytest.mark.timeout(600)
+def test_a_user_signs_in_until_a_start_names_him_no_more(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sign_in(user: str, password: str) -> tuple[int, Any]:
+        return _status(plane, "POST", "/auth/token", json={"username": user, "password": password})
+
+    def read_dags(token: str) -> int:
+        return _status(plane, "GET", "/api/v2/dags", headers={"Authorization": f"Bearer {token}"})[0]
+
+    monkeypatch.setenv("KINTSUGI_USERS", "ana:admin,ben:operator")
+    plane.migrate()
+    plane.start_airflow()
+    passwords = {name: accounts.password_file(plane.settings, name).read_text() for name in ("ana", "ben")}
+    tokens = {}
+    for name, password in passwords.items():
+        status, document = sign_in(name, password)
+        assert status == 201
+        tokens[name] = document["access_token"]
+        assert read_dags(tokens[name]) == 200
+    assert sign_in("ben", passwords["ana"])[0] == 401
+    untouched = _pid(plane, "scheduler")
+    monkeypatch.setenv("KINTSUGI_USERS", "ana:admin")
+    plane.start_airflow()
+    assert read_dags(tokens["ana"]) == 200
+    assert read_dags(tokens["ben"]) == 403
+    assert sign_in("ben", passwords["ben"])[0] == 401
+    assert _pid(plane, "scheduler") == untouched
+    logs = "".join(path.read_text(errors="replace") for path in (plane.settings.control / "log").iterdir())
+    assert not [name for name, password in passwords.items() if password in logs]
+    plane.stop_airflow()
 
 
 def _no_secret_is_an_argument(plane: ControlPlane) -> None:

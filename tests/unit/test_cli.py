@@ -164,18 +164,6 @@ def test_validate_needs_no_installation_and_loads_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_password_is_not_printed_where_it_would_be_kept(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    from kintsugi.core.settings import load_settings
-    from kintsugi.installation.sign_in import sign_in_text
-
-    settings = load_settings()
-    text = sign_in_text(settings)  # pytest's stdout is no terminal
-    assert settings.secret("airflow-admin") not in text
-    assert str(settings.secrets / "airflow-admin") in text
-
-
 def test_start_loads_nothing_heavy() -> None:
     script = f"import sys, kintsugi.cli; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

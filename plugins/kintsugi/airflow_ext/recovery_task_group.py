@@ -125,6 +125,7 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
             finding=finding_of(finding),
             requested=action,
             dry_run=dry_run == "True",
+            started_by=getattr(run, "triggering_user_name", None),
         )
     except LeaseHeld as error:
         context["ti"].xcom_push(key=BEGAN, value=False)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
-
 from kintsugi.chaos import janitor, switch
 from kintsugi.core.errors import StepFailed
+from kintsugi.core.users import principal
 from kintsugi.operations.context import Context
 
 
@@ -18,17 +17,17 @@ def main(what: str, reason: str) -> int:
             print(f"active: {record.kind} on {', '.join(record.nodes)} (pid {record.owner})")
     else:
         print(
-            resume_chaos(context)
+            resume_chaos(context, user=principal())
             if what == "resume"
-            else stop_chaos(context, user=getpass.getuser(), reason=reason)
+            else stop_chaos(context, user=principal(), reason=reason)
         )
     return 0
 
 
-def resume_chaos(context: Context) -> str:
+def resume_chaos(context: Context, *, user: str) -> str:
     """Allow chaos again; returns what was done."""
-    switch.resume_chaos(context.store)
-    return "chaos is allowed again"
+    switch.resume_chaos(context.store, user=user)
+    return f"chaos is allowed again (by {user})"
 
 
 def stop_chaos(context: Context, *, user: str, reason: str) -> str:

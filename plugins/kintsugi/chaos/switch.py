@@ -27,9 +27,9 @@ def stop_chaos(store: Store, *, user: str, reason: str) -> None:
     store.set_desired(CHAOS, value)
 
 
-def resume_chaos(store: Store) -> None:
-    """Allow chaos again; does nothing when it is allowed."""
-    store.set_desired(CHAOS, {"stopped": False})
+def resume_chaos(store: Store, *, user: str) -> None:
+    """Allow chaos again, in the name of ``user``; idempotent."""
+    store.set_desired(CHAOS, {"stopped": False, "user": user, "at": datetime.now(UTC).isoformat()})
 
 
 def stop_reason(store: Store) -> str | None:

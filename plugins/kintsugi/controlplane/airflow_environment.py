@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kintsugi.controlplane import airflow_patches
+from kintsugi.controlplane import accounts, airflow_patches
 from kintsugi.controlplane.postgres import AIRFLOW_DATABASE, STORE_DATABASE, USER, Postgres
 from kintsugi.controlplane.s3proxy import ACCESS_KEY, REGION, ObjectStore
 from kintsugi.core.files import write_private
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
     from kintsugi.core.settings import Settings
 
-ADMIN = "admin"
 AIRFLOW_PART = "airflow"  # marks Airflow's processes and all that its tasks start
-ADMIN_ROLE = "admin"
 JWT_SECRET = "airflow-jwt"  # noqa: S105 - the name of the secret, not its value
-ADMIN_PASSWORD = "airflow-admin"  # noqa: S105 - the name of the secret, not its value
+AUTH_MANAGER = "AIRFLOW__CORE__AUTH_MANAGER"
+OWN_AUTH_MANAGER = "kintsugi.airflow_ext.auth_manager.AccountsAuthManager"
+_AUTH_PREFIXES = ("AIRFLOW__FAB__", "AIRFLOW__KEYCLOAK_AUTH_MANAGER__")
 
 # The variables that a program inherits from the shell of `kintsugi up`. A proxy or a credential of the user is none of
 # them, unless KINTSUGI_INHERIT names it.
@@ -76,17 +76,43 @@ def base_environment(settings: Settings, inherited: Mapping[str, str] = os.envir
     }
 
 
-def airflow_environment(settings: Settings) -> dict[str, str]:
-    """Return all of Airflow's settings and the project's connections, with secrets."""
+def airflow_environment(settings: Settings, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return all of Airflow's settings and the project's connections, with secrets.
+
+    ``inherited``: the variables of who starts it; those of `auth_environment` and `KINTSUGI_USERS` count.
+    """
     return {
         "AIRFLOW_HOME": str(settings.control / "airflow"),
         **_option_variables(settings),
+        **auth_environment(settings, inherited),
         **connection_environment(settings),
         **telemetry_environment(user_connections()),
         PART: AIRFLOW_PART,
         "SCARF_ANALYTICS": "false",
         "DO_NOT_TRACK": "1",
     }
+
+
+def auth_environment(settings: Settings, inherited: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that say how users sign in: our own accounts, unless the user chose another auth manager.
+
+    Another one is set by Airflow's own variable, with the variables of the sections ``fab`` and
+    ``keycloak_auth_manager``. Its users are its own.
+    """
+    if has_own_accounts(inherited):
+        users = accounts.load_accounts(settings, inherited)
+        return {
+            AUTH_MANAGER: OWN_AUTH_MANAGER,
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": accounts.airflow_users(users),
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(accounts.passwords_file(settings)),
+        }
+    theirs = {name: value for name, value in inherited.items() if name.startswith(_AUTH_PREFIXES)}
+    return {AUTH_MANAGER: inherited[AUTH_MANAGER], **theirs}
+
+
+def has_own_accounts(inherited: Mapping[str, str] = os.environ) -> bool:
+    """Whether users sign in with our own accounts: no other auth manager is set."""
+    return inherited.get(AUTH_MANAGER, "") in ("", OWN_AUTH_MANAGER)
 
 
 def connection_environment(settings: Settings) -> dict[str, str]:
@@ -186,9 +212,6 @@ def _core_options(settings: Settings) -> dict[str, dict[str, str]]:
             "executor": "LocalExecutor",  # the scheduler replaces it (airflow_patches)
             "parallelism": str(PARALLELISM),
             "load_examples": "False",
-            "auth_manager": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
-            "simple_auth_manager_users": f"{ADMIN}:{ADMIN_ROLE}",
-            "simple_auth_manager_passwords_file": str(home / "passwords.json"),
             "execution_api_server_url": f"http://{plane.address}:{plane.airflow_port}/execution/",
             "min_serialized_dag_update_interval": "5",
             "fernet_key": _fernet_key(settings),

@@ -6,7 +6,7 @@ It is outside the fleet, so no node's failure affects it. A component that dies 
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,15 +16,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kintsugi.controlplane import accounts
 from kintsugi.controlplane.airflow_environment import (
-    ADMIN,
-    ADMIN_PASSWORD,
-    ADMIN_ROLE,
     AIRFLOW_PART,
+    AUTH_MANAGER,
     JWT_SECRET,
     airflow_environment,
     base_environment,
     connection_environment,
+    has_own_accounts,
     write_environment,
 )
 from kintsugi.controlplane.log_collector import LogCollector
@@ -34,7 +34,8 @@ from kintsugi.core.errors import StepFailed
 from kintsugi.core.files import write_private
 from kintsugi.core.processes import find_listener, kill_owned, owned_pids, wait_until
 from kintsugi.core.spark_security import spark_conf_directory, spark_defaults
-from kintsugi.infra.airflow_client import Airflow, sign_token
+from kintsugi.core.users import principal
+from kintsugi.infra.airflow_client import Airflow, read_token, sign_token
 from kintsugi.infra.supervisord import Program, Supervisor
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ AIRFLOW = ("api-server", "scheduler", "dag-processor", "triggerer")
 WATCHDOG = "watchdog"
 # The slots of a recovery must be free during a burst of files, and while another recovery only waits for its node.
 POOLS = {"recovery": 4, "rejoin": 6, "ingest": 2}
+
+TOKEN_FILE = "KINTSUGI_AIRFLOW_TOKEN_FILE"  # noqa: S105 - the name of a variable
+"""Names a file with the token of our own client, where Airflow has an auth manager whose tokens we can't sign."""
 
 _RUN_AIRFLOW = "kintsugi.controlplane.launcher"
 _RUN_WATCHDOG = "kintsugi.watchdog.watchdog"
@@ -74,10 +78,12 @@ class ControlPlane:
 
     @cached_property
     def airflow(self) -> Airflow:
-        """Return a client for this Airflow, with the rights of its administrator."""
+        """Return a client for this Airflow with an administrator's rights, in the name of `users.principal`."""
         plane = self.settings.fleet.control_plane
         url = f"http://{plane.address}:{plane.airflow_port}"
-        return Airflow(url, lambda: sign_token(self.settings.secret(JWT_SECRET), ADMIN, ADMIN_ROLE))
+        if file := os.environ.get(TOKEN_FILE):
+            return Airflow(url, lambda: read_token(Path(file)))
+        return Airflow(url, lambda: sign_token(self.settings.secret(JWT_SECRET), principal(), "admin"))
 
     @property
     def environment_file(self) -> Path:
@@ -104,10 +110,13 @@ class ControlPlane:
         self._await("log-collector", lambda: find_listener(plane.address, plane.log_port) is not None)
 
     def migrate(self) -> None:
-        """Migrate Airflow's tables, once for each version of Airflow; needs Postgres."""
+        """Migrate Airflow's tables, once for each version of Airflow and each auth manager; needs Postgres."""
         from importlib.metadata import version
 
-        done = self.settings.control / "airflow" / f"migrated-{version('apache-airflow')}"
+        name = f"migrated-{version('apache-airflow')}"
+        if not has_own_accounts():
+            name += "-" + os.environ[AUTH_MANAGER].rpartition(".")[2]  # it may have tables of its own
+        done = self.settings.control / "airflow" / name
         if done.exists():
             return
         self._run_airflow("db", "migrate")
@@ -120,7 +129,13 @@ class ControlPlane:
         self.start_watchdog()
 
     def launch_airflow(self) -> None:
-        """Start Airflow's four components without waiting for them; needs the migrated database."""
+        """Start Airflow's four components without waiting for them; needs the migrated database.
+
+        An api-server that runs is restarted if the users have changed.
+        """
+        if has_own_accounts() and accounts.apply_accounts(self.settings):
+            write_environment(self.environment_file, airflow_environment(self.settings))
+            self.supervisor.stop("api-server")
         self.supervisor.start(*AIRFLOW)
 
     def await_airflow(self, seconds: float = 300) -> None:
@@ -197,9 +212,8 @@ class ControlPlane:
     def _prepare_airflow(self) -> None:
         home = self.settings.control / "airflow"
         home.mkdir(exist_ok=True, mode=0o700)
-        write_private(
-            home / "passwords.json", json.dumps({ADMIN: self.settings.secret(ADMIN_PASSWORD)}) + "\n"
-        )
+        if has_own_accounts():
+            accounts.apply_accounts(self.settings)
         write_environment(self.environment_file, airflow_environment(self.settings))
 
     def _prepare_spark(self) -> None:

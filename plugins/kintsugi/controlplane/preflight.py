@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from kintsugi.controlplane import accounts
+from kintsugi.controlplane.airflow_environment import has_own_accounts
 from kintsugi.controlplane.postgres import find_binaries
 from kintsugi.core.errors import PreflightError
 from kintsugi.core.fleet import Role
@@ -61,6 +63,7 @@ def check_preflight(settings: Settings) -> None:
         _program_problems,
         _artifact_problems,
         _state_problems,
+        _account_problems,
     ]
     if not problems:  # else it is unknown which nodes run
         checks += (
@@ -98,6 +101,14 @@ def _program_problems(settings: Settings) -> Iterator[str]:
     for program, package in _PACKAGES.items():
         if shutil.which(program, path=path) is None:
             yield f"{program} is not installed: run `apt-get install {package}`"
+
+
+def _account_problems(settings: Settings) -> Iterator[str]:
+    if has_own_accounts():
+        try:
+            accounts.load_accounts(settings)
+        except PreflightError as error:
+            yield str(error)
 
 
 def _java_version() -> int | None:

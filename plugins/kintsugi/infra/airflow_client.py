@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from kintsugi.core.errors import StepFailed
@@ -189,7 +190,7 @@ class Airflow:
         ]
 
     def answer(self, question: Mapping[str, Any], option: str) -> None:
-        """Answer one of ``questions`` as the signed-in user."""
+        """Answer one of ``questions`` in the name that the token has."""
         dag, run, task = (
             urllib.parse.quote(question[part], safe="") for part in ("dag_id", "run_id", "task_id")
         )
@@ -290,6 +291,17 @@ def sign_token(secret: str, user: str, role: str) -> str:
         "exp": now + TOKEN_S,
     }
     return jwt.encode(claims, secret, algorithm="HS512", headers={"kid": "not-used"})
+
+
+def read_token(path: Path) -> str:
+    """Return the token in a file that the user keeps up to date; raises StepFailed if there is none."""
+    try:
+        token = path.read_text().strip()
+    except OSError as error:
+        raise StepFailed(f"cannot read the token for Airflow in {path}: {error.strerror}") from error
+    if not token:
+        raise StepFailed(f"{path} holds no token for Airflow: write one into it")
+    return token
 
 
 def _quote_segment(part: str) -> str:

@@ -26,6 +26,7 @@ from kintsugi.core.errors import GuardRefused, LeaseHeld, StepFailed
 from kintsugi.core.fleet import Node, Role, watch_dag_id
 from kintsugi.core.processes import wait_until
 from kintsugi.core.settings import BUCKET, Settings
+from kintsugi.core.users import operating_user
 from kintsugi.environments import node_files
 from kintsugi.installation.progress import Progress
 from kintsugi.operations import manual_mode
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
 HOLDER = "make recreate-cluster"
 OLD_HOLDER = "make form-anew"  # of a run that the last release began
-REASON = "its cluster is being recreated"
 FORMED_OF = {Role.KAFKA: "kafka", Role.CASSANDRA: "cassandra"}
 REPAIR_DEADLINE_S = 1800.0
 BASELINE_DEADLINE_S = 600.0
@@ -56,12 +56,13 @@ def recreate_cluster(settings: Settings, role: Role) -> int:
     require_loss(settings, role)
     nodes = replaced_nodes(context, role)
     manual_mode.end_manual_mode(context, OLD_HOLDER)
+    reason = f"its cluster is being recreated by {operating_user()}"
     with ExitStack() as holds:
         with progress.step(f"pause recovery of {', '.join(node.name for node in nodes)}"):
             for node in nodes:
                 end_repair(context, airflow, node, progress)
                 holds.enter_context(
-                    manual_mode.manual_mode(context, airflow, node.name, holder=HOLDER, reason=REASON)
+                    manual_mode.manual_mode(context, airflow, node.name, holder=HOLDER, reason=reason)
                 )
         form_cluster(context, role, nodes, progress)
     if role is Role.CASSANDRA:

@@ -92,8 +92,11 @@ def confirm_finding(
     finding: Mapping[str, Any] | None,
     requested: str,
     dry_run: bool,
+    started_by: str | None = None,
 ) -> RecoveryRef:
     """Take the lease, open or continue the incident, observe the node, and write the failure mode into the journal.
+
+    ``started_by``: who started a recovery that no watch did; the journal names them.
 
     Raises LeaseHeld if another run is recovering this node.
     """
@@ -116,6 +119,8 @@ def confirm_finding(
     with context.step(ref, "confirm") as step:
         for line in finding["evidence"] if finding else ():
             step.note(line, finding=True)
+        if finding is None and started_by:
+            step.note(f"{started_by} started this recovery", started_by=started_by)
         silent = finding is not None and finding["symptom"] == Symptom.HUNG
         seen = observe_node(context, server)
         write_failure_mode(

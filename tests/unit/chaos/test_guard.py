@@ -194,7 +194,7 @@ def test_one_switch_stops_chaos_and_allows_it_again(context: Any) -> None:
     switch.stop_chaos(context.store, user="olga", reason="a customer calls")
     with pytest.raises(ChaosStopped, match=r"olga.*a customer calls"):
         guard.check_guards(context, FAULTS["hung"], ["cassandra-2"])
-    switch.resume_chaos(context.store)
+    switch.resume_chaos(context.store, user="olga")
     guard.check_guards(context, FAULTS["hung"], ["cassandra-2"])
 
 

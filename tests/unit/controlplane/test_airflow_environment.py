@@ -94,6 +94,30 @@ def test_what_the_user_names_is_inherited_after_all_but_never_instead_of_our_own
     assert environment["PYTHONPATH"] == str(settings.repository / "plugins")
 
 
+def test_users_sign_in_with_our_own_accounts(settings: Settings) -> None:
+    environment = airflow_environment(settings, {"KINTSUGI_USERS": "ana:admin,eve:viewer"})
+    assert environment["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"] == "ana:admin,eve:viewer"
+    module, _, name = environment["AIRFLOW__CORE__AUTH_MANAGER"].rpartition(".")
+    source = settings.repository / "plugins" / module.replace(".", "/")
+    assert f"class {name}(SimpleAuthManager)" in source.with_suffix(".py").read_text()
+
+
+def test_an_auth_manager_of_the_user_is_not_overwritten_and_gets_its_own_options_only(
+    settings: Settings,
+) -> None:
+    theirs = {
+        "AIRFLOW__CORE__AUTH_MANAGER": "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager",
+        "AIRFLOW__FAB__CONFIG_FILE": "/etc/kintsugi/webserver_config.py",
+        "AIRFLOW__KEYCLOAK_AUTH_MANAGER__REALM": "ours",
+    }
+    environment = airflow_environment(
+        settings, {**theirs, "AIRFLOW__CORE__EXECUTOR": "other", "KINTSUGI_USERS": "ana:admin"}
+    )
+    assert theirs.items() <= environment.items()
+    assert environment["AIRFLOW__CORE__EXECUTOR"] == "LocalExecutor"
+    assert not [name for name in environment if "SIMPLE_AUTH_MANAGER" in name]
+
+
 def test_secrets_outlive_a_restart(settings: Settings) -> None:
     assert airflow_environment(settings) == airflow_environment(settings)
 

@@ -112,6 +112,17 @@ def test_every_obstacle_has_a_line_of_its_own(
         assert sum(fact in line for line in lines) == 1, (fact, lines)
 
 
+def test_a_wrong_setting_of_the_users_is_named_before_anything_is_started(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KINTSUGI_USERS", "ana:viewer")
+    with pytest.raises(PreflightError, match="KINTSUGI_USERS names no admin"):
+        preflight.check_preflight(settings)
+    assert not settings.state.exists()
+    monkeypatch.setenv("AIRFLOW__CORE__AUTH_MANAGER", "airflow.providers.fab.FabAuthManager")
+    preflight.check_preflight(settings)
+
+
 def test_another_java_is_refused_with_both_versions(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

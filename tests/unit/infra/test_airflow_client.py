@@ -80,11 +80,11 @@ def test_each_request_carries_a_new_token_and_none_a_password(api: Api, airflow:
 
 
 def test_a_token_is_short_lived_and_signed_with_airflows_secret() -> None:
-    token = sign_token("s" * 64, "admin", "admin")
+    token = sign_token("s" * 64, "kintsugi", "admin")
     claims = jwt.decode(token, "s" * 64, algorithms=["HS512"], audience="apache-airflow")
-    assert (claims["sub"], claims["role"]) == ("admin", "admin")
+    assert (claims["sub"], claims["role"]) == ("kintsugi", "admin")
     assert claims["exp"] - claims["iat"] == TOKEN_S <= 120
-    assert sign_token("s" * 64, "admin", "admin") != token
+    assert sign_token("s" * 64, "kintsugi", "admin") != token
     with pytest.raises(jwt.InvalidSignatureError):
         jwt.decode(token, "x" * 64, algorithms=["HS512"], audience="apache-airflow")
 

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def redrive_files(settings: Settings, keys: Collection[str] = ()) -> list[str]:
+def redrive_files(settings: Settings, keys: Collection[str] = (), *, user: str) -> list[str]:
     """Let the ingest and the baseline read files again from their first line; returns the keys of these files.
 
-    ``keys``: the files; empty: every file that failed. Raises InputError for a trade file that isn't in the ledger, and
-    what S3 and Postgres raise.
+    ``keys``: the files; empty: every file that failed. ``user``: in whose name; the log has it. Raises InputError for a
+    trade file that isn't in the ledger, and what S3 and Postgres raise.
     """
     eod = [key for key in keys if kind_of(key) is ObjectKind.EOD]
     trades = [key for key in keys if key not in eod]
@@ -35,7 +35,7 @@ def redrive_files(settings: Settings, keys: Collection[str] = ()) -> list[str]:
         redriven += IntakeStore(store_dsn(settings)).redrive(trades)
     if eod or not keys:
         redriven += delete_manifests(s3_client(settings), data_sources(settings), eod)
-    log.info("files that will be read again: %s", ", ".join(redriven) or "none")
+    log.info("%s lets files be read again: %s", user, ", ".join(redriven) or "none")
     return redriven
 
 
