@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.apache.cassandra.hooks.cassandra import CassandraHook
 
+from kintsugi.core.certificates import Principal
+from kintsugi.core.client_tls import cassandra_options
 from kintsugi.core.connections import CASSANDRA_CONNECTION
 from kintsugi.core.settings import KEYSPACE
 from kintsugi.pipeline.cassandra_session import open_session, tuned_cluster
@@ -26,13 +28,16 @@ class TunedCassandraHook(CassandraHook):
 
     session: Any  # the parent declares it as None only
 
-    def __init__(self, cassandra_conn_id: str = CASSANDRA_CONNECTION) -> None:
+    def __init__(
+        self, cassandra_conn_id: str = CASSANDRA_CONNECTION, *, principal: Principal = Principal.PAGE
+    ) -> None:
         super().__init__(cassandra_conn_id)
         original = self.cluster
         original.shutdown()
         options: dict[str, Any] = {
             "auth_provider": original.auth_provider,
             "ssl_options": original.ssl_options,
+            **cassandra_options(principal),
         }
         if original.cql_version:
             options["cql_version"] = original.cql_version

@@ -91,10 +91,12 @@ def _fleet_variables(settings: Settings) -> dict[str, object]:
         "kafka_formed": (formed / "kafka").exists(),
         "cassandra_formed": (formed / "cassandra").exists(),
         "kafka_cluster_id": kafka_cluster_id(settings),
+        "mutual_tls": settings.fleet.mutual_tls,
     }
 
 
 def _node_variables(settings: Settings, node: Node) -> dict[str, object]:
+    from kintsugi.core.certificates import node_files
     from kintsugi.core.fleet import Role
     from kintsugi.core.settings import CASSANDRA_JMX_SECRET, cassandra_jmx_port
     from kintsugi.core.spark_security import spark_defaults
@@ -118,4 +120,6 @@ def _node_variables(settings: Settings, node: Node) -> dict[str, object]:
         variables["cassandra_jmx_password"] = settings.secret(CASSANDRA_JMX_SECRET)
     if node.role is Role.KAFKA:
         variables["kafka_directory_id"] = kafka_directory_id(settings, node.name)
+    if settings.fleet.mutual_tls:
+        variables["tls_files"] = node_files(settings, node)
     return variables
