@@ -109,14 +109,14 @@ def _client_files(principal: Principal) -> tuple[Path, Path] | None:
     if given is not None:
         return (Path(given) / f"{principal}.pem", Path(given) / "trust.pem") if given else None
     settings = load_settings()
-    if not _wants_tls(settings.fleet_file, settings.fleet_file.stat().st_mtime_ns):
+    if not _wants_tls(settings.fleet_file):
         return None
     password_file(settings, principal)
     return client_certificate(settings, principal), trust_file(settings)
 
 
 @lru_cache(maxsize=8)
-def _wants_tls(fleet_file: Path, _written_at: int) -> bool:
+def _wants_tls(fleet_file: Path) -> bool:
     """Whether the fleet file says so; it is read once, because probes ask many times a second."""
     return load_fleet(fleet_file).mutual_tls
 
