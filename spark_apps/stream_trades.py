@@ -363,7 +363,9 @@ def main() -> int:
 
     def open_derived_tables() -> DerivedTables:
         migrate_tables(list(contact_points))  # a roll-out starts the driver before `make up` is run
-        return DerivedTables(CassandraRepository(connect_session(list(contact_points), Principal.STREAM)), epoch=epoch)
+        return DerivedTables(
+            CassandraRepository(connect_session(list(contact_points), Principal.STREAM)), epoch=epoch
+        )
 
     baselines = BaselineCache(list(contact_points))
     write = batch_writer(plan, committer, letters, baselines, open_derived_tables)

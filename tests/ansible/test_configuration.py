@@ -221,7 +221,10 @@ def test_with_tls_no_listener_of_a_broker_is_open(rendered_with_tls: Path) -> No
 def test_with_tls_cassandra_asks_every_client_and_peer(rendered_with_tls: Path) -> None:
     for how in ("form", "replace"):
         given = cassandra(rendered_with_tls, "cassandra-2", how)
-        assert (given["authenticator"], given["authorizer"]) == ("PasswordAuthenticator", "CassandraAuthorizer")
+        assert (given["authenticator"], given["authorizer"]) == (
+            "PasswordAuthenticator",
+            "CassandraAuthorizer",
+        )
         for options in ("client_encryption_options", "server_encryption_options"):
             assert (given[options]["optional"], given[options]["require_client_auth"]) == (False, True)
             assert given[options]["keystore"].endswith("/nodes/cassandra-2/etc/tls/cassandra.pem")

@@ -1,6 +1,7 @@
 """The installation's own certificate authority, and the certificates that it signs.
 
-1. A certificate names one principal. Kafka reads it as the common name. A server's principal is its role, and its certificate names its address too.
+1. A certificate names one principal. Kafka reads it as the common name. A server's principal is its role, and its
+   certificate names its address too.
 2. One PEM file holds a private key and its certificate, as Kafka, Cassandra and OpenSSL read it. Its mode is 0600.
 3. A certificate is made when it is first needed. It begins in the past, because the clocks of nodes may differ.
 """
@@ -67,7 +68,7 @@ def client_certificate(settings: Settings, principal: Principal) -> Path:
 
 
 def password_file(settings: Settings, principal: Principal) -> Path:
-    """Return the file with the password of Cassandra's role ``principal``, 32 random bytes in hex; made at first use."""
+    """Return the file with the password of Cassandra's role ``principal`` (32 random bytes, hex); made at first use."""
     path = settings.tls / f"{principal}.password"
     return path if path.exists() else _write_once(settings, path.name, secrets.token_hex(32))
 
@@ -77,9 +78,7 @@ def node_certificate(settings: Settings, node: Node) -> Path:
 
     A node whose address changes gets another certificate.
     """
-    return _certificate(
-        settings, f"{node.name}-{node.address}", _OF_ROLE[node.role], (node.address,)
-    )
+    return _certificate(settings, f"{node.name}-{node.address}", _OF_ROLE[node.role], (node.address,))
 
 
 def node_files(settings: Settings, node: Node) -> dict[str, str]:
@@ -150,7 +149,7 @@ def _sign(name: str, extensions: Sequence[tuple[ExtensionType, bool]], authority
     if authority is not None:
         issuer = x509.load_pem_x509_certificate(authority).subject
         loaded = load_pem_private_key(authority, None)
-        assert isinstance(loaded, ec.EllipticCurvePrivateKey)  # noqa: S101 - we wrote it
+        assert isinstance(loaded, ec.EllipticCurvePrivateKey)
         signer = loaded
     now = datetime.now(UTC)
     builder = (

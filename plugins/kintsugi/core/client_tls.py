@@ -66,7 +66,10 @@ def cassandra_login(principal: Principal) -> tuple[str, str] | None:
 
 
 def cassandra_password(principal: Principal) -> str | None:
-    """Return the password of Cassandra's role ``principal``, None without TLS; raises KintsugiError if it isn't here."""
+    """Return the password of Cassandra's role ``principal``, None without TLS.
+
+    Raises KintsugiError if it isn't here.
+    """
     files = _client_files(principal)
     if files is None:
         return None

@@ -30,8 +30,7 @@ from kintsugi.operations import stream_driver
 from kintsugi.probes.peers import ask_peer, ask_peers, ask_spark, query_cassandra
 from kintsugi.probes.protocols import probe_node
 from kintsugi.probes.stream import stream_apps
-from kintsugi.wire import kafka
-from kintsugi.wire.exchange import Connection
+from kintsugi.wire import cql, kafka
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +159,7 @@ async def _view_of(coordinator: Node, node: Node) -> _View:
     status, _, token = str(row.get("status_with_port")).partition(",")
     if status != "NORMAL":
         return _View(f"{node.name} is {status} in its gossip", generation=row.get("generation"))
-    answer = await query_cassandra(coordinator, READ_RANGE.format(token=int(token)), ALL)
+    answer = await query_cassandra(coordinator, READ_RANGE.format(token=int(token)), cql.ALL)
     return _View(answer if isinstance(answer, str) else None, row.get("schema"), row.get("generation"))
 
 

@@ -27,7 +27,6 @@ from kintsugi.pipeline.cassandra_session import open_session, shut_down_after, t
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
-
     from kafka import KafkaAdminClient
 
 SPARK_GROUPS = "spark-kafka-source-"
@@ -131,7 +130,9 @@ def authorize_in_cassandra(session: Session) -> None:
 
 def _put_role(session: Session, principal: Principal, *, superuser: bool = False) -> None:
     # The password consists of hexadecimal digits, and a role can't be created by a prepared statement.
-    options = f"WITH PASSWORD = '{cassandra_password(principal)}' AND LOGIN = true AND SUPERUSER = {superuser}"
+    options = (
+        f"WITH PASSWORD = '{cassandra_password(principal)}' AND LOGIN = true AND SUPERUSER = {superuser}"
+    )
     session.execute(f"CREATE ROLE IF NOT EXISTS {principal} {options}")
 
 

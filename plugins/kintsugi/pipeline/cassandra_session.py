@@ -110,7 +110,9 @@ def open_session(cluster: Cluster, keyspace: str | None) -> Session:
         return cluster.connect(keyspace)
     except NoHostAvailable as error:
         cluster.shutdown()
-        reasons = "; ".join(f"{host}: {reason}" for host, reason in error.errors.items()) or str(error)
+        # Reasons by host, or the addresses alone if a node answered once and then no more.
+        known = error.errors if isinstance(error.errors, dict) else {}
+        reasons = "; ".join(f"{host}: {reason}" for host, reason in known.items()) or str(error)
         raise KintsugiError(
             f"no Cassandra node of {', '.join(cluster.contact_points)} accepts connections on port {cluster.port} "
             f"({reasons}); look at the health of the cassandra nodes"

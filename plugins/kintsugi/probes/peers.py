@@ -75,7 +75,9 @@ async def ask_peer(node: Node, port: int, question: Callable[[Connection], Await
         return f"no answer ({type(error).__name__})"
 
 
-async def query_cassandra(node: Node, statement: str, consistency: int = cql.ONE) -> list[dict[str, Any]] | str:
+async def query_cassandra(
+    node: Node, statement: str, consistency: int = cql.ONE
+) -> list[dict[str, Any]] | str:
     """Return the rows of a CQL statement that ``node`` itself answers, or a string that says why there are none."""
     login = cassandra_login(Principal.PROBE)
     return await ask_peer(

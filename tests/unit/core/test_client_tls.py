@@ -85,9 +85,11 @@ def test_a_server_learns_the_principal_of_its_client(settings: Settings) -> None
 
 
 def test_a_server_of_another_address_is_refused(settings: Settings) -> None:
-    with server(settings, node_at(settings, "127.31.2.2")) as (port, seen):
-        with pytest.raises(ssl.SSLCertVerificationError, match="IP address mismatch"):
-            say_hello(port, context_of(Principal.INGEST))
+    with (
+        server(settings, node_at(settings, "127.31.2.2")) as (port, seen),
+        pytest.raises(ssl.SSLCertVerificationError, match="IP address mismatch"),
+    ):
+        say_hello(port, context_of(Principal.INGEST))
     assert seen == []
 
 
@@ -138,7 +140,9 @@ def test_without_tls_nothing_is_shown(
     if switch == "empty":
         monkeypatch.setenv(client_tls.TLS_DIRECTORY, "")
     else:
-        settings.fleet_file.write_text(settings.fleet_file.read_text().replace("mutual_tls: true", "mutual_tls: false"))
+        settings.fleet_file.write_text(
+            settings.fleet_file.read_text().replace("mutual_tls: true", "mutual_tls: false")
+        )
     assert client_tls.client_context(Principal.PROBE) is None
     assert client_tls.kafka_options(Principal.PROBE) == {}
     assert client_tls.cassandra_options(Principal.PROBE) == {}
