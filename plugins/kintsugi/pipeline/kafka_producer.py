@@ -122,9 +122,9 @@ class Producer:
 
 
 @contextmanager
-def open_producer(bootstrap: list[str]) -> Iterator[Producer]:
+def open_producer(bootstrap: list[str], principal: Principal = Principal.INGEST) -> Iterator[Producer]:
     """Open a Producer for a ``with`` block; it is closed at the end of the block."""
-    client = Producer(bootstrap)
+    client = Producer(bootstrap, principal)
     try:
         yield client
     finally:

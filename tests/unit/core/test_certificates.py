@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from kintsugi.core import certificates
 from kintsugi.core.certificates import Principal
@@ -40,7 +40,7 @@ def test_a_certificate_names_its_principal_and_the_address_of_its_server(setting
 def test_a_clients_certificate_can_serve_nobody(settings: Settings) -> None:
     certificate = load(certificates.client_certificate(settings, Principal.PAGE))
     usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    assert list(usage) == [x509.ExtendedKeyUsageOID.CLIENT_AUTH]
+    assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
 
 
 def test_every_file_is_private_and_the_authoritys_key_is_in_one_only(settings: Settings) -> None:

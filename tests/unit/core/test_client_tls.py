@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from kintsugi.core import certificates, client_tls
 from kintsugi.core.certificates import Principal
@@ -45,8 +46,10 @@ def server(settings: Settings, node: Node) -> Iterator[tuple[int, list[str]]]:
         connection, _ = listener.accept()
         try:
             with connection, context.wrap_socket(connection, server_side=True) as secure:
-                subject = (secure.getpeercert() or {})["subject"]
-                seen.append(dict(pair for (pair,) in subject)["commonName"])
+                shown = secure.getpeercert(binary_form=True)
+                assert shown is not None
+                (name,) = x509.load_der_x509_certificate(shown).subject
+                seen.append(str(name.value))
                 secure.sendall(b"x")
         except OSError:
             return  # the handshake failed
