@@ -14,12 +14,11 @@ from kintsugi.core.fleet import REPOSITORY
 from kintsugi.core.settings import Settings, load_settings
 
 
-def installation(directory: Path, block: str, *, mutual_tls: bool = False) -> Settings:
+def installation(directory: Path, block: str) -> Settings:
     """The real fleet on ``<block>.x.y`` (as in ``127.33``), with its state below ``directory``."""
     fleet_file = directory / "fleet.yaml"
     fleet_file.parent.mkdir(parents=True, exist_ok=True)
-    text = (REPOSITORY / "fleet.yaml").read_text().replace("127.20.", f"{block}.")
-    fleet_file.write_text(text.replace("mutual_tls: false", f"mutual_tls: {str(mutual_tls).lower()}"))
+    fleet_file.write_text((REPOSITORY / "fleet.yaml").read_text().replace("127.20.", f"{block}."))
     return Settings(state=directory / "state", cache=load_settings().cache, fleet_file=fleet_file)
 
 

@@ -16,6 +16,7 @@ import yaml
 
 from kintsugi.airflow_ext.operators.stream_submission import installed_submission
 from kintsugi.controlplane.airflow_environment import own_connections
+from kintsugi.core.certificates import create_authority
 from kintsugi.core.fleet import REPOSITORY, Role
 from kintsugi.core.settings import Settings
 from tests.installations import installation, open_directory
@@ -85,7 +86,9 @@ def rendered(settings: Settings) -> Path:
 @pytest.fixture(scope="module")
 def rendered_with_tls() -> Iterator[Path]:
     with open_directory() as directory:
-        yield render(installation(directory, "127.36", mutual_tls=True))
+        made = installation(directory, "127.36")
+        create_authority(made)
+        yield render(made)
 
 
 def render(settings: Settings) -> Path:

@@ -1,4 +1,4 @@
-"""Kafka and Cassandra with ``mutual_tls: true``, started by the real roles: who gets in, and what each may do."""
+"""Kafka and Cassandra with an authority, started by the real roles: who gets in, and what each may do."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ BLOCK = "127.38"
 def settings() -> Iterator[Settings]:
     """One broker and one Cassandra node that serve, with topics, tables and rights."""
     with open_directory() as directory, pytest.MonkeyPatch.context() as patch:
-        made = installation(directory, BLOCK, mutual_tls=True)
+        made = installation(directory, BLOCK)
+        certificates.create_authority(made)
         keep_nodes(made.fleet_file, "kafka-1", "cassandra-1")
         patch.setenv("KINTSUGI_STATE", str(made.state))
         patch.setenv("KINTSUGI_FLEET", str(made.fleet_file))
@@ -90,6 +91,7 @@ def the(settings: Settings, role: Role) -> Node:
 def stranger(tmp_path: Path, settings: Settings) -> ssl.SSLContext:
     """Somebody with a certificate of another authority, who knows ours."""
     other = installation(tmp_path, BLOCK)
+    certificates.create_authority(other)
     context = ssl.create_default_context(cafile=str(certificates.trust_file(settings)))
     context.load_cert_chain(certificates.client_certificate(other, Principal.RECOVERY))
     return context

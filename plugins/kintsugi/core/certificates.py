@@ -3,13 +3,16 @@
 1. A certificate names one principal. Kafka reads it as the common name. A server's principal is its role, and its
    certificate names its address too.
 2. One PEM file holds a private key and its certificate, as Kafka, Cassandra and OpenSSL read it. Its mode is 0600.
-3. A certificate is made when it is first needed. It begins in the past, because the clocks of nodes may differ.
+3. The authority is made once, before the first node (`create_authority`). Whether it exists decides whether servers and
+   clients use TLS: an edit of the fleet file can't part them from each other.
+4. A certificate is made when it is first needed. It begins in the past, because the clocks of nodes may differ.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import secrets
+import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -51,6 +54,26 @@ _OF_ROLE = {
 def identity_of(principal: Principal) -> str:
     """Return ``principal`` as a URI of SPIFFE. Cassandra's nodes know each other by it."""
     return f"spiffe://kintsugi/{principal}"
+
+
+def has_authority(settings: Settings) -> bool:
+    """Whether Kafka and Cassandra of this installation ask for certificates."""
+    return _authority_file(settings).exists()
+
+
+def create_authority(settings: Settings) -> None:
+    """Make the authority of an installation that has no node yet; an existing one stays."""
+    from cryptography import x509
+
+    name = f"{settings.fleet.name} certificate authority"
+    extensions: list[tuple[ExtensionType, bool]] = [(x509.BasicConstraints(ca=True, path_length=0), True)]
+    if not has_authority(settings):
+        _write_once(settings, _authority_file(settings).name, _sign(name, extensions, None))
+
+
+def remove_authority(settings: Settings) -> None:
+    """Remove the authority and all that it signed; the caller knows that no node uses it."""
+    shutil.rmtree(settings.tls, ignore_errors=True)
 
 
 def trust_file(settings: Settings) -> Path:
@@ -120,14 +143,7 @@ def _certificate(settings: Settings, name: str, principal: Principal, addresses:
 
 def _authority_file(settings: Settings) -> Path:
     """The key and certificate of the authority. They never leave the control plane."""
-    path = settings.tls / "authority.pem"
-    if path.exists():
-        return path
-    from cryptography import x509
-
-    name = f"{settings.fleet.name} certificate authority"
-    extensions: list[tuple[ExtensionType, bool]] = [(x509.BasicConstraints(ca=True, path_length=0), True)]
-    return _write_once(settings, path.name, _sign(name, extensions, None))
+    return settings.tls / "authority.pem"
 
 
 def _sign(name: str, extensions: Sequence[tuple[ExtensionType, bool]], authority: bytes | None) -> str:

@@ -7,7 +7,7 @@
 3. The control plane has the certificates and passwords of every principal. A node has only those that it needs, in the
    directory that ``KINTSUGI_TLS_DIRECTORY`` names there.
 
-With ``mutual_tls: false`` in the fleet file nobody proves anything, and nothing is encrypted.
+An installation without an authority (``mutual_tls: false`` in the fleet file) proves nothing and encrypts nothing.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from kintsugi.core.certificates import Principal, client_certificate, password_file, trust_file
+from kintsugi.core.certificates import Principal, client_certificate, has_authority, password_file, trust_file
 from kintsugi.core.errors import KintsugiError
-from kintsugi.core.fleet import load_fleet
 from kintsugi.core.settings import load_settings
 
 TLS_DIRECTORY = "KINTSUGI_TLS_DIRECTORY"
-"""Names the directory with ``trust.pem`` and ``<principal>.pem``. Empty: without TLS. Unset: as the fleet file says."""
+"""The directory with ``trust.pem`` and ``<principal>.pem``. Empty: without TLS. Unset: the control plane's own."""
 
 
 def client_context(principal: Principal) -> ssl.SSLContext | None:
@@ -112,16 +111,10 @@ def _client_files(principal: Principal) -> tuple[Path, Path] | None:
     if given is not None:
         return (Path(given) / f"{principal}.pem", Path(given) / "trust.pem") if given else None
     settings = load_settings()
-    if not _wants_tls(settings.fleet_file):
+    if not has_authority(settings):
         return None
     password_file(settings, principal)
     return client_certificate(settings, principal), trust_file(settings)
-
-
-@lru_cache(maxsize=8)
-def _wants_tls(fleet_file: Path) -> bool:
-    """Whether the fleet file says so; it is read once, because probes ask many times a second."""
-    return load_fleet(fleet_file).mutual_tls
 
 
 @lru_cache(maxsize=32)

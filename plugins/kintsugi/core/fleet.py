@@ -70,7 +70,7 @@ class ControlPlaneEndpoints:
 class Fleet:
     """All nodes of one environment, by name in the order of the fleet file.
 
-    ``mutual_tls``: Kafka and Cassandra ask every client and each other for a certificate, and encrypt.
+    ``mutual_tls``: a new installation gets an authority, and Kafka and Cassandra ask everybody for a certificate.
     """
 
     name: str

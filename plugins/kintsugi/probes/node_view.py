@@ -22,6 +22,7 @@ from typing import Any
 
 import psutil
 
+from kintsugi.core.certificates import has_authority
 from kintsugi.core.client_tls import TLS_DIRECTORY
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.observation import NodeView, ProbeResult, ProcessorUse, ServiceProcess
@@ -61,7 +62,7 @@ def kill_command(process: ServiceProcess) -> list[str]:
 
 def _program_command(settings: Settings, node: Node) -> list[str]:
     """The program with the certificates of ``node``, on which it runs."""
-    directory = settings.node_tls(node.name) if settings.fleet.mutual_tls else ""
+    directory = settings.node_tls(node.name) if has_authority(settings) else ""
     variables = [f"PYTHONPATH={settings.repository / 'plugins'}", f"{TLS_DIRECTORY}={directory}"]
     return ["env", *variables, sys.executable, "-m", "kintsugi.probes.node_view"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import ssl
 import stat
 import subprocess
@@ -21,7 +22,9 @@ from tests.installations import installation
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return installation(tmp_path, "127.31")
+    made = installation(tmp_path, "127.31")
+    certificates.create_authority(made)
+    return made
 
 
 def load(path: Path) -> x509.Certificate:
@@ -68,8 +71,10 @@ def test_a_node_gets_the_password_of_no_role_but_its_own(settings: Settings) -> 
 def test_processes_that_begin_at_once_use_one_authority(settings: Settings) -> None:
     code = (
         "from kintsugi.core.certificates import *; from kintsugi.core.settings import load_settings; "
-        "settings = load_settings(); client_certificate(settings, Principal.PROBE); trust_file(settings)"
+        "settings = load_settings(); create_authority(settings); "
+        "client_certificate(settings, Principal.PROBE); trust_file(settings)"
     )
+    shutil.rmtree(settings.tls)
     environment = {"KINTSUGI_STATE": str(settings.state), "KINTSUGI_FLEET": str(settings.fleet_file)}
     started = [
         subprocess.Popen(

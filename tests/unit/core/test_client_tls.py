@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import socket
 import ssl
 import threading
@@ -25,7 +26,8 @@ ADDRESS = "127.31.2.1"
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    made = installation(tmp_path, "127.31", mutual_tls=True)
+    made = installation(tmp_path, "127.31")
+    certificates.create_authority(made)
     monkeypatch.setenv("KINTSUGI_STATE", str(made.state))
     monkeypatch.setenv("KINTSUGI_FLEET", str(made.fleet_file))
     monkeypatch.delenv(client_tls.TLS_DIRECTORY, raising=False)
@@ -98,6 +100,7 @@ def test_a_server_of_another_address_is_refused(settings: Settings) -> None:
 
 def test_a_client_of_another_authority_is_refused(settings: Settings, tmp_path: Path) -> None:
     other = installation(tmp_path / "other", "127.31")
+    certificates.create_authority(other)
     stranger = ssl.create_default_context(cafile=str(certificates.trust_file(settings)))
     stranger.load_cert_chain(certificates.client_certificate(other, Principal.RECOVERY))
     with server(settings, node_at(settings, ADDRESS)) as (port, seen), pytest.raises(OSError):
@@ -136,16 +139,14 @@ def test_spark_finds_the_files_of_the_node_that_it_runs_on(settings: Settings) -
     assert not [value for value in options.values() if "PRIVATE" in value]
 
 
-@pytest.mark.parametrize("switch", ["empty", "fleet file"])
+@pytest.mark.parametrize("switch", ["empty", "no authority"])
 def test_without_tls_nothing_is_shown(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, switch: str
 ) -> None:
     if switch == "empty":
         monkeypatch.setenv(client_tls.TLS_DIRECTORY, "")
     else:
-        settings.fleet_file.write_text(
-            settings.fleet_file.read_text().replace("mutual_tls: true", "mutual_tls: false")
-        )
+        shutil.rmtree(settings.tls)
     assert client_tls.client_context(Principal.PROBE) is None
     assert client_tls.kafka_options(Principal.PROBE) == {}
     assert client_tls.cassandra_options(Principal.PROBE) == {}
