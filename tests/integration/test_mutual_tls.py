@@ -28,6 +28,7 @@ from kintsugi.environments.local import node as nodes
 from kintsugi.infra.ansible import Ansible
 from kintsugi.infra.ssh import run_over_ssh
 from kintsugi.infra.terraform import Terraform
+from kintsugi.pipeline.authorization import current_login
 from kintsugi.pipeline.cassandra_session import session_scope
 from kintsugi.pipeline.consumer_offsets import commit_offsets, group_consumer
 from kintsugi.pipeline.kafka_producer import open_producer
@@ -36,6 +37,7 @@ from kintsugi.probes.node_view import parse_view, service_command
 from kintsugi.probes.peers import query_cassandra
 from kintsugi.probes.protocols import probe_cassandra, probe_kafka, probe_node
 from kintsugi.probes.stream_progress import read_offsets
+from kintsugi.releases import secret_rotation
 from kintsugi.wire.kafka_quorum import find_leader
 from tests.installations import installation, open_directory
 from tests.integration.servers import wait_until
@@ -214,7 +216,8 @@ def test_the_role_that_everybody_knows_is_gone(settings: Settings) -> None:
     cluster.shutdown()
     with session_scope(contact_points(settings), Principal.RECOVERY) as session:
         roles = {row.role for row in session.execute("LIST ROLES")}
-    assert roles == {"recovery", "stream", "page", "probe"}
+    assert "cassandra" not in roles
+    assert {role.partition("_")[0] for role in roles} == {"recovery", "stream", "page", "probe"}
 
 
 @pytest.mark.parametrize(
@@ -256,8 +259,48 @@ def test_ingest_has_no_role_in_cassandra(settings: Settings) -> None:
         pass
 
 
+def test_a_rotation_ends_no_connection_and_locks_nobody_out(settings: Settings) -> None:
+    node = the(settings, Role.CASSANDRA)
+    with session_scope(contact_points(settings), Principal.STREAM) as old:
+        before = current_login(Principal.STREAM)
+        assert secret_rotation.renew_secrets(settings).startswith("renewed: ")
+        assert current_login(Principal.STREAM) != before
+        old.execute("SELECT * FROM trade LIMIT 1")
+        with session_scope(contact_points(settings), Principal.STREAM) as new:
+            new.execute("SELECT * FROM trade LIMIT 1")
+        current = current_login(Principal.STREAM)
+        assert "not finished" in secret_rotation.renew_secrets(settings)
+        assert current_login(Principal.STREAM) == current
+    served = server_certificate(node, 9042)
+    Ansible(settings).run("restart.yml", timeout_s=300)
+    assert server_certificate(node, 9042) != served
+    for one in settings.fleet:
+        assert asyncio.run(probe_node(one)).answer is ProbeResult.OK
+    assert before.role in secret_rotation.finish_rotation(settings)
+    with session_scope(contact_points(settings), Principal.RECOVERY) as session:
+        roles = {row.role for row in session.execute("LIST ROLES")}
+    assert current.role in roles
+    assert before.role not in roles
+    with open_producer(brokers(settings)) as producer:
+        producer.send(TOPIC, value=b"after the rotation", key=b"SPY")
+        producer.flush(20)
+
+
+def server_certificate(node: Node, port: int) -> bytes:
+    """The certificate that the server shows."""
+    context = client_context(Principal.PROBE)
+    assert context is not None
+    with (
+        socket.create_connection((node.address, port), timeout=10) as connection,
+        context.wrap_socket(connection, server_hostname=node.address) as secure,
+    ):
+        shown = secure.getpeercert(binary_form=True)
+    assert shown is not None
+    return shown
+
+
 def test_no_key_and_no_password_is_in_a_log_or_an_argument(settings: Settings) -> None:
-    secrets = [path.read_text() for path in settings.tls.glob("*.password")]
+    secrets = [path.read_text().split()[1] for path in settings.tls.glob("*.login")]
     secrets += [
         line
         for path in settings.tls.glob("*.pem")

@@ -14,12 +14,13 @@ import ipaddress
 import secrets
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kintsugi.core.files import write_private_once
+from kintsugi.core.files import write_private, write_private_once
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.settings import Settings
 
@@ -90,10 +91,52 @@ def client_certificate(settings: Settings, principal: Principal) -> Path:
     return _certificate(settings, principal.value, principal, ())
 
 
-def password_file(settings: Settings, principal: Principal) -> Path:
-    """Return the file with the password of Cassandra's role ``principal`` (32 random bytes, hex); made at first use."""
-    path = settings.tls / f"{principal}.password"
-    return path if path.exists() else _write_once(settings, path.name, secrets.token_hex(32))
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A role of Cassandra that may log in for ``principal``, and its password. Both are replaced by a rotation."""
+
+    principal: Principal
+    role: str
+    password: str
+
+    @classmethod
+    def new(cls, principal: Principal) -> Login:
+        """Return a login that nobody has yet: a random number in its name, a password of 32 random bytes in hex."""
+        return cls(principal, f"{principal}_{secrets.token_hex(4)}", secrets.token_hex(32))
+
+    @classmethod
+    def read(cls, path: Path, principal: Principal) -> Login:
+        """Return the login in the file ``path``."""
+        role, password = path.read_text().split()
+        return cls(principal, role, password)
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.password}\n"
+
+
+def login_file(settings: Settings, principal: Principal) -> Path:
+    """Return the file with the login of ``principal`` in Cassandra; made at first use."""
+    path = settings.tls / f"{principal}.login"
+    return path if path.exists() else _write_once(settings, path.name, str(Login.new(principal)))
+
+
+def replace_login(settings: Settings, login: Login) -> None:
+    """Let every client that connects from now on use ``login``."""
+    write_private(login_file(settings, login.principal), str(login))
+
+
+def renew_certificates(settings: Settings) -> int:
+    """Sign every certificate again, with a new key; returns their number. The old ones stay valid until they end.
+
+    A client reads its new one at its next connection. A server gets its own by its role.
+    """
+    files = {principal.value: (principal, ()) for principal in Principal} | {
+        _node_file(node): (_OF_ROLE[node.role], (node.address,)) for node in settings.fleet
+    }
+    renewed = {name: one for name, one in files.items() if (settings.tls / f"{name}.pem").exists()}
+    for name, (principal, addresses) in renewed.items():
+        write_private(settings.tls / f"{name}.pem", _signed(settings, principal, addresses))
+    return len(renewed)
 
 
 def node_certificate(settings: Settings, node: Node) -> Path:
@@ -101,14 +144,18 @@ def node_certificate(settings: Settings, node: Node) -> Path:
 
     A node whose address changes gets another certificate.
     """
-    return _certificate(settings, f"{node.name}-{node.address}", _OF_ROLE[node.role], (node.address,))
+    return _certificate(settings, _node_file(node), _OF_ROLE[node.role], (node.address,))
+
+
+def _node_file(node: Node) -> str:
+    return f"{node.name}-{node.address}"
 
 
 def node_files(settings: Settings, node: Node) -> dict[str, str]:
     """Return what ``node`` has in its directory of certificates, as text by file name.
 
     Its own certificate, under the name of its principal; the probe's, because a node is asked to probe itself and its
-    neighbours; and the authority's. A node of Spark gets the password of Cassandra's role ``stream`` too.
+    neighbours; and the authority's. A node of Spark gets the login of ``stream`` in Cassandra too.
     """
     principal = _OF_ROLE[node.role]
     paths = {
@@ -117,15 +164,19 @@ def node_files(settings: Settings, node: Node) -> dict[str, str]:
         f"{Principal.PROBE}.pem": client_certificate(settings, Principal.PROBE),
     }
     if principal is Principal.STREAM:
-        paths[f"{principal}.password"] = password_file(settings, principal)
+        paths[f"{principal}.login"] = login_file(settings, principal)
     return {name: path.read_text() for name, path in paths.items()}
 
 
 def _certificate(settings: Settings, name: str, principal: Principal, addresses: tuple[str, ...]) -> Path:
-    """The file of one certificate. A server's can be used as a client too, because servers connect to each other."""
     path = settings.tls / f"{name}.pem"
-    if path.exists():
-        return path
+    return (
+        path if path.exists() else _write_once(settings, path.name, _signed(settings, principal, addresses))
+    )
+
+
+def _signed(settings: Settings, principal: Principal, addresses: tuple[str, ...]) -> str:
+    """A new key and certificate. A server's can be used as a client too, because servers connect to each other."""
     from cryptography import x509
     from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
 
@@ -136,9 +187,7 @@ def _certificate(settings: Settings, name: str, principal: Principal, addresses:
         (x509.SubjectAlternativeName(names), False),
         (x509.ExtendedKeyUsage([Usage.CLIENT_AUTH, *([Usage.SERVER_AUTH] if addresses else [])]), False),
     ]
-    return _write_once(
-        settings, path.name, _sign(principal.value, extensions, _authority_file(settings).read_bytes())
-    )
+    return _sign(principal.value, extensions, _authority_file(settings).read_bytes())
 
 
 def _authority_file(settings: Settings) -> Path:

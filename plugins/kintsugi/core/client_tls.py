@@ -18,7 +18,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from kintsugi.core.certificates import Principal, client_certificate, has_authority, password_file, trust_file
+from kintsugi.core.certificates import (
+    Login,
+    Principal,
+    client_certificate,
+    has_authority,
+    login_file,
+    trust_file,
+)
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.settings import load_settings
 
@@ -50,33 +57,34 @@ def kafka_options(principal: Principal) -> dict[str, Any]:
 
 def cassandra_options(principal: Principal) -> dict[str, Any]:
     """Return the arguments of the Cassandra driver's ``Cluster`` for a connection as ``principal``."""
-    login = cassandra_login(principal)
-    if login is None:
+    context = client_context(principal)
+    if context is None:
         return {}
-    from cassandra.auth import PlainTextAuthProvider
+    from cassandra.auth import AuthProvider, PlainTextAuthenticator
 
-    return {"ssl_context": client_context(principal), "auth_provider": PlainTextAuthProvider(*login)}
+    class CurrentLogin(AuthProvider):  # type: ignore[misc]  # the driver has no types
+        """Reads the login at each connection, because a rotation replaces it while we run."""
+
+        def new_authenticator(self, host: Any) -> PlainTextAuthenticator:
+            return PlainTextAuthenticator(*(cassandra_login(principal) or ("", "")))
+
+    return {"ssl_context": context, "auth_provider": CurrentLogin()}
 
 
 def cassandra_login(principal: Principal) -> tuple[str, str] | None:
-    """Return role and password of ``principal`` in Cassandra, None without TLS."""
-    password = cassandra_password(principal)
-    return None if password is None else (principal.value, password)
+    """Return the role and password with which ``principal`` logs in to Cassandra, None without TLS.
 
-
-def cassandra_password(principal: Principal) -> str | None:
-    """Return the password of Cassandra's role ``principal``, None without TLS.
-
-    Raises KintsugiError if it isn't here.
+    Raises KintsugiError if they aren't here.
     """
     files = _client_files(principal)
     if files is None:
         return None
-    path = files[0].with_suffix(".password")
+    path = files[0].with_suffix(".login")
     try:
-        return path.read_text()
+        login = Login.read(path, principal)
     except FileNotFoundError as error:
         raise KintsugiError(_missing_file(path, principal)) from error
+    return login.role, login.password
 
 
 def spark_kafka_options(principal: Principal) -> dict[str, str]:
@@ -113,7 +121,7 @@ def _client_files(principal: Principal) -> tuple[Path, Path] | None:
     settings = load_settings()
     if not has_authority(settings):
         return None
-    password_file(settings, principal)
+    login_file(settings, principal)
     return client_certificate(settings, principal), trust_file(settings)
 
 

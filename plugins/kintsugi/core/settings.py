@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kintsugi.core.errors import PreflightError
-from kintsugi.core.files import write_private_once
+from kintsugi.core.files import write_private, write_private_once
 from kintsugi.core.fleet import REPOSITORY, Fleet, Node, fleet_path, load_fleet
 
 KAFKA_PORT = 9092
@@ -126,6 +126,12 @@ class Settings:
             self.secrets.mkdir(mode=0o700, exist_ok=True)
             write_private_once(path, secrets.token_hex(32))
         return path.read_text()
+
+
+def replace_secret(settings: Settings, name: str) -> None:
+    """Give the secret called ``name`` a new value; who uses it learns of it when he reads it again."""
+    if (settings.secrets / name).exists():
+        write_private(settings.secrets / name, secrets.token_hex(32))
 
 
 def cassandra_jmx_port(node: Node) -> int:

@@ -58,13 +58,13 @@ def test_every_file_is_private_and_the_authoritys_key_is_in_one_only(settings: S
     assert "PRIVATE KEY" not in (settings.tls / "trust.pem").read_text()
 
 
-def test_a_node_gets_the_password_of_no_role_but_its_own(settings: Settings) -> None:
+def test_a_node_gets_the_login_of_no_role_but_its_own(settings: Settings) -> None:
     given = {node.role: set(certificates.node_files(settings, node)) for node in settings.fleet}
     assert given == {
         Role.KAFKA: {"trust.pem", "kafka.pem", "probe.pem"},
         Role.CASSANDRA: {"trust.pem", "cassandra.pem", "probe.pem"},
-        Role.SPARK_MASTER: {"trust.pem", "stream.pem", "stream.password", "probe.pem"},
-        Role.SPARK_WORKER: {"trust.pem", "stream.pem", "stream.password", "probe.pem"},
+        Role.SPARK_MASTER: {"trust.pem", "stream.pem", "stream.login", "probe.pem"},
+        Role.SPARK_WORKER: {"trust.pem", "stream.pem", "stream.login", "probe.pem"},
     }
 
 

@@ -124,13 +124,15 @@ def test_a_node_acts_only_as_the_principals_whose_files_it_has(
     for name, text in certificates.node_files(settings, settings.fleet.of(Role.SPARK_WORKER)[0]).items():
         (directory / name).write_text(text)
     monkeypatch.setenv(client_tls.TLS_DIRECTORY, str(directory))
-    login = ("stream", (settings.tls / "stream.password").read_text())
-    assert client_tls.cassandra_login(Principal.STREAM) == login
+    role, password = (settings.tls / "stream.login").read_text().split()
+    assert role.startswith("stream_")
+    assert client_tls.cassandra_login(Principal.STREAM) == (role, password)
     assert client_tls.kafka_options(Principal.STREAM)["security_protocol"] == "SSL"
     with pytest.raises(KintsugiError, match=r"recovery\.pem is missing"):
         client_tls.kafka_options(Principal.RECOVERY)
-    with pytest.raises(KintsugiError, match=r"recovery\.password is missing"):
-        client_tls.cassandra_options(Principal.RECOVERY)
+    (directory / "stream.login").unlink()
+    with pytest.raises(KintsugiError, match=r"stream\.login is missing"):
+        client_tls.cassandra_login(Principal.STREAM)
 
 
 def test_spark_finds_the_files_of_the_node_that_it_runs_on(settings: Settings) -> None:
