@@ -158,7 +158,9 @@ def create_login(session: Session, login: Login) -> None:
     session.execute(
         f"CREATE ROLE IF NOT EXISTS {login.role} WITH PASSWORD = '{login.password}' AND LOGIN = true"
     )
-    session.execute(f"GRANT {login.principal} TO {login.role}")
+    granted = {row.role for row in session.execute(f"LIST ROLES OF {login.role}")}
+    if login.principal.value not in granted:  # Cassandra refuses to grant a role twice
+        session.execute(f"GRANT {login.principal} TO {login.role}")
 
 
 def drop_other_logins(session: Session, kept: Collection[Login]) -> list[str]:
