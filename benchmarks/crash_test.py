@@ -34,6 +34,7 @@ from benchmarks.harness import (
 )
 from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.controlplane.control_plane import AIRFLOW, ControlPlane
+from kintsugi.core.certificates import Principal
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Incident
@@ -270,7 +271,9 @@ def stream_goes_on(context: Context) -> str | None:
         trade = synthetic_trade.send_synthetic_trade_to_kafka(context.fleet.endpoints(Role.KAFKA, KAFKA_PORT))
         nodes = [node.address for node in context.fleet.of(Role.CASSANDRA)]
         synthetic_trade.await_arrival(
-            lambda: session_scope(nodes), trade, lambda waited_s: waited_s > STREAM_DEADLINE_S
+            lambda: session_scope(nodes, Principal.RECOVERY),
+            trade,
+            lambda waited_s: waited_s > STREAM_DEADLINE_S,
         )
     except KintsugiError as error:
         return f"the stream stalled without Airflow: {error}"

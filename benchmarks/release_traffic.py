@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING
 
+from kintsugi.core.certificates import Principal
+from kintsugi.core.client_tls import kafka_options
 from kintsugi.core.fleet import Fleet, Role
 from kintsugi.core.settings import KAFKA_PORT
 
@@ -88,14 +90,14 @@ def producing(fleet: Fleet) -> Iterator[Beat]:
 
     brokers = fleet.endpoints(Role.KAFKA, KAFKA_PORT)
     with ExitStack() as stack:
-        admin = KafkaAdminClient(bootstrap_servers=brokers)
+        admin = KafkaAdminClient(bootstrap_servers=brokers, **kafka_options(Principal.RECOVERY))
         stack.callback(admin.close)
         spec = {"num_partitions": len(brokers), "replication_factor": min(3, len(brokers))}
         try:
             admin.create_topics({TOPIC: {**spec, "configs": {"retention.ms": "3600000"}}})
         except TopicAlreadyExistsError:
             log.info("%s is there already", TOPIC)
-        producer = KafkaProducer(bootstrap_servers=brokers, acks="all")
+        producer = KafkaProducer(bootstrap_servers=brokers, acks="all", **kafka_options(Principal.RECOVERY))
         stack.callback(_close, producer)
         numbers = count()
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
+from kintsugi.core.certificates import Principal
 from kintsugi.core.connections import data_sources, s3_client
 from kintsugi.core.data_source import DataSource, own_source
 from kintsugi.core.errors import InputError, KintsugiError
@@ -131,7 +132,7 @@ def _record_batch(rows: list[EodRow]) -> pa.RecordBatch:
 def store_baseline(contact_points: list[str], rows: list[tuple[Any, ...]]) -> int:
     """Write rows (BASELINE_COLUMNS, dates as text), and announce them to the stream; returns their number."""
     values = [(row[0], cassandra_date(row[1]), *row[2:]) for row in rows]
-    with session_scope(contact_points) as session:
+    with session_scope(contact_points, Principal.STREAM) as session:
         writer = Writer(session)
         count = writer.write(writer.baseline, group_by_partition(values, 1), retry_for=60.0)
         announce_baseline(session)

@@ -36,6 +36,8 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from pyspark.sql import types as T  # noqa: N812
 from pyspark.sql.streaming.query import StreamingQuery  # noqa: TC002 - heavy only in name
 
+from kintsugi.core.certificates import Principal
+from kintsugi.core.client_tls import spark_kafka_options
 from kintsugi.core.errors import GuardRefused, KintsugiError
 from kintsugi.core.settings import TOPIC
 from kintsugi.pipeline.cassandra_session import connect_session
@@ -244,6 +246,7 @@ def start_query(
         .option("kafka.default.api.timeout.ms", "20000")
         .option("kafka.reconnect.backoff.max.ms", "1000")
         .option("kafkaConsumer.pollTimeoutMs", "15000")
+        .options(**spark_kafka_options(Principal.STREAM))
         .load()
     )
     return (
@@ -360,7 +363,9 @@ def main() -> int:
 
     def open_derived_tables() -> DerivedTables:
         migrate_tables(list(contact_points))  # a roll-out starts the driver before `make up` is run
-        return DerivedTables(CassandraRepository(connect_session(list(contact_points))), epoch=epoch)
+        return DerivedTables(
+            CassandraRepository(connect_session(list(contact_points), Principal.STREAM)), epoch=epoch
+        )
 
     baselines = BaselineCache(list(contact_points))
     write = batch_writer(plan, committer, letters, baselines, open_derived_tables)

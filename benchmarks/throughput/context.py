@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.throughput.meters import StreamMeter
+from kintsugi.core.certificates import Principal
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Role
 from kintsugi.core.observation import ProbeResult
@@ -54,7 +55,7 @@ class Bench:
     @contextmanager
     def cassandra(self) -> Iterator[Session]:
         """A session at LOCAL_QUORUM, closed at the end of the block."""
-        with session_scope(self.contact_points) as session:
+        with session_scope(self.contact_points, Principal.RECOVERY) as session:
             yield session
 
     def stream_meter(self) -> StreamMeter:

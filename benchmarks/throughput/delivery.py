@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.throughput.feed import Part
+from kintsugi.core.certificates import Principal
+from kintsugi.core.client_tls import kafka_options
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.settings import BUCKET, TOPIC
 from kintsugi.db.ingest_ledger import IngestLedger
@@ -34,6 +36,7 @@ def kafka_python(bootstrap: list[str]) -> Iterator[KafkaProducer]:
 
     client = KafkaProducer(
         bootstrap_servers=bootstrap,
+        **kafka_options(Principal.RECOVERY),
         acks="all",
         enable_idempotence=True,
         compression_type="lz4",

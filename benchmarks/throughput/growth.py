@@ -16,6 +16,7 @@ from benchmarks.throughput.delivery import deliver, kafka_python
 from benchmarks.throughput.feed import SLOT_S, joined, messages, parts
 from benchmarks.throughput.figures import growth_slope
 from benchmarks.throughput.meters import usage
+from kintsugi.core.certificates import Principal
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Node, Role
@@ -120,7 +121,7 @@ def compacting(bench: Bench) -> bool:
 
     for address in bench.contact_points:
         try:
-            with session_scope([address], keyspace=None) as session:
+            with session_scope([address], Principal.RECOVERY, keyspace=None) as session:
                 host = next(h for h in session.cluster.metadata.all_hosts() if h.address == address)
                 row = session.execute(COMPACTIONS, host=host).one()
         except NoHostAvailable:  # busy: it is asked again

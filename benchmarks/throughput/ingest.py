@@ -15,6 +15,8 @@ from benchmarks.throughput.context import Bench, Result
 from benchmarks.throughput.delivery import Message, etag_of, kafka_python, send_messages
 from benchmarks.throughput.feed import Part, joined, messages, parts
 from benchmarks.throughput.figures import ratio, spread
+from kintsugi.core.certificates import Principal
+from kintsugi.core.client_tls import kafka_options
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.settings import BUCKET, TOPIC
 from kintsugi.db.ingest_ledger import IngestLedger
@@ -77,7 +79,7 @@ def _ours(bench: Bench, topic: str, part: Part) -> float:
     try:
         with scratch_ledger(store_dsn(bench.context.settings)) as ledger:
             began = time.monotonic()
-            with open_producer(bench.bootstrap) as kafka:
+            with open_producer(bench.bootstrap, Principal.RECOVERY) as kafka:
                 redirected: Any = Redirected(kafka, topic)
                 account: Any = ingest_object(s3, source, ledger=ledger, kafka=redirected)
             seconds = time.monotonic() - began
@@ -134,7 +136,9 @@ def scratch_topic(bootstrap: list[str], replication: int = 3) -> Iterator[str]:
     from kafka.admin import NewTopic
 
     settings = {"min.insync.replicas": str(min(2, replication)), "retention.ms": "600000"}
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=10_000)
+    admin = KafkaAdminClient(
+        bootstrap_servers=bootstrap, request_timeout_ms=10_000, **kafka_options(Principal.RECOVERY)
+    )
     try:
         if SCRATCH_TOPIC not in admin.list_topics():
             admin.create_topics(

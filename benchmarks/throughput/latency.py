@@ -21,6 +21,8 @@ from benchmarks.throughput.delivery import put_part
 from benchmarks.throughput.feed import Part, parts, trades
 from benchmarks.throughput.figures import percentiles_ms, spread
 from benchmarks.throughput.stored import Expected, compare
+from kintsugi.core.certificates import Principal
+from kintsugi.core.client_tls import kafka_options
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.settings import KEYSPACE, TOPIC
 from kintsugi.pipeline.row_parser import Trade
@@ -174,7 +176,12 @@ def consumer_at_end(bootstrap: list[str]) -> Iterator[Any]:
     """A consumer of all partitions of the topic, from now on."""
     from kafka import KafkaConsumer, TopicPartition
 
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, fetch_max_wait_ms=20)
+    consumer = KafkaConsumer(
+        bootstrap_servers=bootstrap,
+        enable_auto_commit=False,
+        fetch_max_wait_ms=20,
+        **kafka_options(Principal.RECOVERY),
+    )
     try:
         places = [TopicPartition(TOPIC, number) for number in consumer.partitions_for_topic(TOPIC) or ()]
         consumer.assign(places)

@@ -16,6 +16,7 @@ from pathlib import Path
 from queue import Empty
 from typing import TYPE_CHECKING, Any
 
+from kintsugi.core.certificates import Principal
 from kintsugi.core.errors import StepFailed
 from kintsugi.pipeline.cassandra_session import session_scope
 from kintsugi.pipeline.stream.cassandra_sink import Writer, unlogged_batch
@@ -113,7 +114,7 @@ def _client(
     try:
         with rows.open("rb") as file:
             groups = share(pickle.load(file), load, number)  # noqa: S301 - our own file, in our own build folder
-        with session_scope(contact_points) as session:
+        with session_scope(contact_points, Principal.RECOVERY) as session:
             execute, prepared = statements(session, groups, load.batch)
             ready.release()
             begin.wait(START_S)

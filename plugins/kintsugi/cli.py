@@ -242,6 +242,17 @@ def old_chaos(options: argparse.Namespace, settings: Settings) -> int:
     return command(options, settings)
 
 
+def rotate_secrets(options: argparse.Namespace, settings: Settings) -> int:
+    """Renew certificates and passwords, and roll them out node by node, by the DAG `rotate_secrets`."""
+    from kintsugi.controlplane.control_plane import ControlPlane  # start-up
+
+    airflow = ControlPlane(settings).airflow
+    airflow.unpause("rotate_secrets")
+    run_id = airflow.trigger("rotate_secrets")
+    print(f"the run {run_id} of rotate_secrets restarts each node once, one at a time: see {airflow.url}")
+    return 0
+
+
 def release(options: argparse.Namespace, settings: Settings) -> int:
     """Build, list, show or compare releases, or show drift."""
     from kintsugi.releases.command import main  # start-up
@@ -319,7 +330,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     recreate_parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     stop_parser = add_command(commands, chaos_stop)
-    for command in (chaos_resume, chaos_status):
+    for command in (chaos_resume, chaos_status, rotate_secrets):
         add_command(commands, command)
     old_chaos_parser = commands.add_parser("chaos")  # no help: the list of commands doesn't show it
     old_chaos_parser.set_defaults(command=old_chaos)

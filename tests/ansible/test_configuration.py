@@ -16,6 +16,7 @@ import yaml
 
 from kintsugi.airflow_ext.operators.stream_submission import installed_submission
 from kintsugi.controlplane.airflow_environment import own_connections
+from kintsugi.core.certificates import create_authority
 from kintsugi.core.fleet import REPOSITORY, Role
 from kintsugi.core.settings import Settings
 from tests.installations import installation, open_directory
@@ -79,6 +80,19 @@ def settings() -> Iterator[Settings]:
 
 @pytest.fixture(scope="module")
 def rendered(settings: Settings) -> Path:
+    return render(settings)
+
+
+@pytest.fixture(scope="module")
+def rendered_with_tls() -> Iterator[Path]:
+    with open_directory() as directory:
+        made = installation(directory, "127.36")
+        create_authority(made)
+        yield render(made)
+
+
+def render(settings: Settings) -> Path:
+    """The configuration of every Kafka and Cassandra node, in a directory."""
     target = settings.state / "rendered"
     target.mkdir(parents=True)
     playbook = settings.state / "render.yml"
@@ -195,6 +209,32 @@ def test_a_broker_listens_on_its_own_address_only(settings: Settings, rendered: 
     assert given["node.id"] == "2"
     assert given["listeners"] == "PLAINTEXT://127.36.1.2:9092,CONTROLLER://127.36.1.2:9093"
     assert given["controller.quorum.bootstrap.servers"] == "127.36.1.1:9093,127.36.1.2:9093,127.36.1.3:9093"
+
+
+def test_with_tls_no_listener_of_a_broker_is_open(rendered_with_tls: Path) -> None:
+    given = properties(rendered_with_tls / "kafka-2.properties")
+    assert given["listeners"] == "SSL://127.36.1.2:9092,CONTROLLER://127.36.1.2:9093"
+    assert given["listener.security.protocol.map"] == "SSL:SSL,CONTROLLER:SSL"
+    assert given["ssl.client.auth"] == "required"
+    assert given["authorizer.class.name"].endswith(".StandardAuthorizer")
+    assert "allow.everyone.if.no.acl.found" not in given  # its default is false
+    assert given["super.users"] == "User:kafka;User:recovery"
+
+
+def test_with_tls_cassandra_asks_every_client_and_peer(rendered_with_tls: Path) -> None:
+    for how in ("form", "replace"):
+        given = cassandra(rendered_with_tls, "cassandra-2", how)
+        assert (given["authenticator"], given["authorizer"]) == (
+            "PasswordAuthenticator",
+            "CassandraAuthorizer",
+        )
+        for options in ("client_encryption_options", "server_encryption_options"):
+            assert (given[options]["optional"], given[options]["require_client_auth"]) == (False, True)
+            assert given[options]["keystore"].endswith("/nodes/cassandra-2/etc/tls/cassandra.pem")
+        assert given["server_encryption_options"]["internode_encryption"] == "all"
+        peers = given["internode_authenticator"]["parameters"]["trusted_peer_identities"]
+        assert peers == "spiffe://kintsugi/cassandra"
+        assert given["default_keyspace_rf"] == 3
 
 
 def test_one_broker_of_three_may_vanish(settings: Settings, rendered: Path) -> None:

@@ -24,6 +24,7 @@ EXPECTED = {
     "chaos_switch",
     "deploy_release",
     "check_drift",
+    "rotate_secrets",
     "anti_entropy",
     "expire_archives",
     "digest",
@@ -48,6 +49,7 @@ TASKS = {
     "reconcile_trades": {"reconcile"},
     "redrive_files": {"redrive"},
     "replay_trades": {"replay", "check_manifests"},
+    "rotate_secrets": {"renew", "roll_out", "finish"},
     "stream_trades": {"absent", "submit", "committing"},
     "watch_flow": {"flow_health", "restart_stream", "committing"},
 }
@@ -100,6 +102,7 @@ def test_no_branch_stands_in_a_mapped_group(dag_bag: Any) -> None:
 
 def test_dangerous_dags_start_paused(dag_bag: Any) -> None:
     assert dag_bag.dags["chaos_nightly"].is_paused_upon_creation
+    assert dag_bag.dags["rotate_secrets"].is_paused_upon_creation
     assert dag_bag.dags["recover_node"].params["dry_run"] is True
     assert dag_bag.dags["deploy_release"].params["dry_run"] is True
 

@@ -15,7 +15,9 @@ def claims() -> list[str]:
     """The rows of the tables that have a column ``test``."""
     rows, counts = [], False
     for line in PAGE.read_text().splitlines():
-        counts = line == "| claim | test |" or (counts and line.startswith("|"))
+        counts = (line.startswith("| claim") and line.endswith("| test |")) or (
+            counts and line.startswith("|")
+        )
         if counts and not line.startswith(("| claim", "|---")):
             rows.append(line)
     return rows

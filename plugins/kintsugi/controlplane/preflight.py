@@ -15,6 +15,7 @@ import psutil
 from kintsugi.controlplane import accounts
 from kintsugi.controlplane.airflow_environment import has_own_accounts
 from kintsugi.controlplane.postgres import find_binaries
+from kintsugi.core.certificates import has_authority
 from kintsugi.core.errors import PreflightError
 from kintsugi.core.fleet import Role
 from kintsugi.core.processes import carries_marker, find_listener
@@ -64,6 +65,7 @@ def check_preflight(settings: Settings) -> None:
         _artifact_problems,
         _state_problems,
         _account_problems,
+        _tls_problems,
     ]
     if not problems:  # else it is unknown which nodes run
         checks += (
@@ -74,6 +76,16 @@ def check_preflight(settings: Settings) -> None:
     problems += [problem for check in checks for problem in check(settings)]
     if problems:
         raise PreflightError("\n".join(problems))
+
+
+def _tls_problems(settings: Settings) -> Iterator[str]:
+    """A running fleet can't be switched: its servers and clients would not understand each other."""
+    wanted, has = settings.fleet.mutual_tls, has_authority(settings)
+    if wanted != has and any(settings.node_root(node.name).exists() for node in settings.fleet):
+        yield (
+            f"{settings.fleet_file} says mutual_tls: {str(wanted).lower()}, but this installation was made with "
+            f"{str(has).lower()}: write that again, or remove the installation and its data with `make down` first"
+        )
 
 
 def endpoints(settings: Settings) -> Iterator[Endpoint]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,19 @@ def write_private(path: Path, text: str) -> None:
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
     fresh.replace(path)
+
+
+def write_private_once(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` with mode 0600, unless the file exists, also if another process makes it meanwhile."""
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    try:
+        os.link(fresh, path)  # fails if another process created it first
+    except FileExistsError:
+        pass
+    finally:
+        fresh.unlink()
 
 
 @contextmanager

@@ -68,12 +68,16 @@ class ControlPlaneEndpoints:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """All nodes of one environment, by name in the order of the fleet file."""
+    """All nodes of one environment, by name in the order of the fleet file.
+
+    ``mutual_tls``: a new installation gets an authority, and Kafka and Cassandra ask everybody for a certificate.
+    """
 
     name: str
     environment: str
     control_plane: ControlPlaneEndpoints
     nodes: Mapping[str, Node]
+    mutual_tls: bool = False
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes.values())
@@ -137,6 +141,7 @@ def _parse_fleet(document: Mapping[str, Any]) -> Fleet:
         environment=_word(document["environment"], "environment"),
         control_plane=_parse_control_plane(document["control_plane"]),
         nodes=nodes,
+        mutual_tls=_truth(document.get("mutual_tls", False), "mutual_tls"),
     )
 
 
@@ -151,15 +156,12 @@ def _parse_node(entry: Mapping[str, Any], place: str, ssh_port: Any) -> Node:
         raise FleetError(
             f"{place}, {name}: role must be one of {', '.join(Role)}, not {_shown(entry['role'])}"
         )
-    protected = entry.get("protected", False)
-    if not isinstance(protected, bool):
-        raise FleetError(f"{place}: protected of {name} must be true or false, not {_shown(protected)}")
     return Node(
         name=name,
         role=Role(entry["role"]),
         address=_address(entry["address"], f"{place}, {name}: address"),
         ssh_port=_port(entry.get("ssh_port", ssh_port), f"{place}, {name}: ssh_port"),
-        protected=protected,
+        protected=_truth(entry.get("protected", False), f"{place}: protected of {name}"),
     )
 
 
@@ -174,6 +176,12 @@ def _word(value: Any, place: str) -> str:
             f"{place} has 1 to 41 lower-case letters, digits, dashes and underscores, and begins with a letter: "
             f"not {_shown(value)}"
         )
+    return value
+
+
+def _truth(value: Any, place: str) -> bool:
+    if not isinstance(value, bool):
+        raise FleetError(f"{place} must be true or false, not {_shown(value)}")
     return value
 
 

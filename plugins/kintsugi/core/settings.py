@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kintsugi.core.errors import PreflightError
+from kintsugi.core.files import write_private, write_private_once
 from kintsugi.core.fleet import REPOSITORY, Fleet, Node, fleet_path, load_fleet
 
 KAFKA_PORT = 9092
@@ -86,6 +87,10 @@ class Settings:
         """A local node's root directory: ``etc/ log/ run/``."""
         return self.state / "nodes" / name
 
+    def node_tls(self, name: str) -> Path:
+        """The directory of a local node's certificates."""
+        return self.node_root(name) / "etc" / "tls"
+
     def node_volume(self, name: str) -> Path:
         """A local node's data volume."""
         return self.state / "volumes" / name
@@ -98,6 +103,11 @@ class Settings:
     @property
     def secrets(self) -> Path:
         return self.state / "secrets"
+
+    @property
+    def tls(self) -> Path:
+        """The directory of certificates and their keys, see `kintsugi.core.certificates`."""
+        return self.secrets / "tls"
 
     @property
     def control(self) -> Path:
@@ -114,16 +124,14 @@ class Settings:
         if not path.exists():
             self.make_state()
             self.secrets.mkdir(mode=0o700, exist_ok=True)
-            fresh = path.with_name(f".{name}.{secrets.token_hex(4)}")
-            fresh.touch(mode=0o600)
-            fresh.write_text(secrets.token_hex(32))
-            try:
-                os.link(fresh, path)  # fails if another process created it first
-            except FileExistsError:
-                pass
-            finally:
-                fresh.unlink()
+            write_private_once(path, secrets.token_hex(32))
         return path.read_text()
+
+
+def replace_secret(settings: Settings, name: str) -> None:
+    """Give the secret called ``name`` a new value; who uses it learns of it when he reads it again."""
+    if (settings.secrets / name).exists():
+        write_private(settings.secrets / name, secrets.token_hex(32))
 
 
 def cassandra_jmx_port(node: Node) -> int:

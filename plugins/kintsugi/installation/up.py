@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from kintsugi.controlplane import preflight
 from kintsugi.controlplane.control_plane import ControlPlane
+from kintsugi.core.certificates import create_authority, remove_authority
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.processes import wait_until
@@ -50,6 +51,10 @@ def start_installation(settings: Settings, console: Console | None = None) -> Co
     with progress.step("preflight"):
         preflight.check_preflight(settings)
     with _hold_lock(settings):
+        if settings.fleet.mutual_tls:
+            create_authority(settings)
+        else:
+            remove_authority(settings)  # of a first start that ended before it made a node
         plane = ControlPlane(settings)
         with progress.step("Postgres, S3 and the log collector"):
             plane.start_storage()

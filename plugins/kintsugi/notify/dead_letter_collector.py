@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from kintsugi.core.certificates import Principal
+from kintsugi.core.client_tls import kafka_options
 from kintsugi.core.settings import BUCKET, DEAD_LETTER_TOPIC
 from kintsugi.db.stream_record import Loss, LossState, StreamRecord
 from kintsugi.notify.paging_rules import Page
@@ -93,7 +95,7 @@ def read_messages(
 
     consumer = KafkaConsumer(
         bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest",
-        request_timeout_ms=10_000,
+        request_timeout_ms=10_000, **kafka_options(Principal.RECOVERY),
     )  # fmt: skip
     try:
         parts = [

@@ -24,15 +24,13 @@ from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.fleet import Fleet, Node, Role
 from kintsugi.core.observation import PeerOpinion, ProbeResult
-from kintsugi.core.settings import CASSANDRA_PORT, KAFKA_PORT, SPARK_MASTER_UI_PORT, Settings
+from kintsugi.core.settings import KAFKA_PORT, SPARK_MASTER_UI_PORT, Settings
 from kintsugi.db.store import Store
 from kintsugi.operations import stream_driver
-from kintsugi.probes.peers import ask_peer, ask_peers, ask_spark
+from kintsugi.probes.peers import ask_peer, ask_peers, ask_spark, query_cassandra
 from kintsugi.probes.protocols import probe_node
 from kintsugi.probes.stream import stream_apps
-from kintsugi.wire import cql as cql_wire
-from kintsugi.wire import kafka
-from kintsugi.wire.exchange import Connection
+from kintsugi.wire import cql, kafka
 
 log = logging.getLogger(__name__)
 
@@ -154,16 +152,14 @@ class _View:
 
 
 async def _view_of(coordinator: Node, node: Node) -> _View:
-    rows = await ask_peer(
-        coordinator, CASSANDRA_PORT, lambda connection: cql_wire.run_query(connection, GOSSIP)
-    )
+    rows = await query_cassandra(coordinator, GOSSIP)
     if isinstance(rows, str):
         return _View(rows)
     row = next((row for row in rows if row["address"] == node.address), {})
     status, _, token = str(row.get("status_with_port")).partition(",")
     if status != "NORMAL":
         return _View(f"{node.name} is {status} in its gossip", generation=row.get("generation"))
-    answer = await ask_peer(coordinator, CASSANDRA_PORT, _read_range(token))
+    answer = await query_cassandra(coordinator, READ_RANGE.format(token=int(token)), cql.ALL)
     return _View(answer if isinstance(answer, str) else None, row.get("schema"), row.get("generation"))
 
 
@@ -181,12 +177,6 @@ def is_older_generation(node: Node, peer: Node, held: int | None, own: int | Non
         f"{peer.name} ignores {node.name}: it knows a gossip generation of it that is {held - own} s newer, from a "
         f"clock that was ahead; restart {node.name} after {when} (recover_node, action restart)"
     )
-
-
-def _read_range(token: str) -> Callable[[Connection], Awaitable[list[dict[str, Any]]]]:
-    """Return a read of the range of ``token`` from all of its replicas."""
-    cql = READ_RANGE.format(token=int(token))
-    return lambda connection: cql_wire.run_query(connection, cql, cql_wire.ALL)
 
 
 async def _spark_gap(fleet: Fleet, node: Node, stream: bool) -> str | None:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from kintsugi.core.certificates import Principal
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Fleet, Node, Role
 from kintsugi.core.settings import Settings
@@ -60,7 +61,7 @@ def verify_synthetic_trade(
         return "no synthetic trade was sent: the stream is not submitted"
     trade_id, entrance = send()
     seconds = trade.await_arrival(
-        lambda: shut_down_after(installation_session(context.settings)), trade_id, give_up
+        lambda: shut_down_after(installation_session(context.settings, Principal.RECOVERY)), trade_id, give_up
     )
     return f"a synthetic trade went from {entrance} to Cassandra in {seconds:.1f} s"
 

@@ -6,6 +6,8 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from kintsugi.core.certificates import Principal
+from kintsugi.core.client_tls import cassandra_options
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Fleet, Node
 from kintsugi.core.settings import CASSANDRA_PORT, KEYSPACE
@@ -81,6 +83,7 @@ class RestrictedSession:
             control_connection_timeout=3.0,
             schema_metadata_enabled=False,
             token_metadata_enabled=False,
+            **cassandra_options(Principal.RECOVERY),
         )
 
     def __enter__(self) -> Session:

@@ -7,6 +7,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from kintsugi.core.certificates import Principal
+from kintsugi.core.client_tls import kafka_options
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Fleet, Node, Role
 from kintsugi.core.settings import KAFKA_PORT
@@ -59,6 +61,7 @@ def _admin_client(fleet: Fleet) -> KafkaAdminClient:
         bootstrap_servers=fleet.endpoints(Role.KAFKA, KAFKA_PORT),
         request_timeout_ms=TIMEOUT_MS,
         bootstrap_timeout_ms=TIMEOUT_MS,
+        **kafka_options(Principal.RECOVERY),
     )
 
 
@@ -102,15 +105,17 @@ def _write_and_read(fleet: Fleet, node: Node, number: int) -> int:
     from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
     text, part = f"{node.name} {secrets.token_hex(8)}".encode(), TopicPartition(TOPIC, number)
-    bootstrap = [f"{node.address}:{KAFKA_PORT}"]
-    producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", request_timeout_ms=TIMEOUT_MS)
+    broker = {
+        "bootstrap_servers": [f"{node.address}:{KAFKA_PORT}"],
+        "request_timeout_ms": TIMEOUT_MS,
+        **kafka_options(Principal.RECOVERY),
+    }
+    producer = KafkaProducer(acks="all", **broker)
     try:
         offset = int(producer.send(TOPIC, text, partition=number).get(timeout=TIMEOUT_MS / 1000).offset)
     finally:
         producer.close(timeout=1)
-    consumer = KafkaConsumer(
-        bootstrap_servers=bootstrap, enable_auto_commit=False, request_timeout_ms=TIMEOUT_MS
-    )
+    consumer = KafkaConsumer(enable_auto_commit=False, **broker)
     try:
         consumer.assign([part])
         consumer.seek(part, offset)

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from kintsugi.core.certificates import Principal
+from kintsugi.core.client_tls import cassandra_options
 from kintsugi.core.connections import CASSANDRA_CONNECTION, has_hook
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import Role
@@ -20,7 +22,7 @@ RECONNECT_SECONDS = 2.0
 SPECULATE_SECONDS = 0.5
 
 
-def installation_session(settings: Settings) -> Session:
+def installation_session(settings: Settings, principal: Principal) -> Session:
     """Connect to the installation's own Cassandra: inside Airflow by CassandraHook, elsewhere by the fleet file.
 
     The hook uses the connection ``kintsugi_cassandra``. Close the session by ``session.cluster.shutdown()``. Raises
@@ -29,12 +31,13 @@ def installation_session(settings: Settings) -> Session:
     if has_hook(CASSANDRA_CONNECTION):
         from kintsugi.pipeline.cassandra_hook import TunedCassandraHook  # a heavy library: Airflow
 
-        return TunedCassandraHook().get_conn()
-    return connect_session([node.address for node in settings.fleet.of(Role.CASSANDRA)])
+        return TunedCassandraHook(principal=principal).get_conn()
+    return connect_session([node.address for node in settings.fleet.of(Role.CASSANDRA)], principal)
 
 
 def connect_session(
     contact_points: list[str],
+    principal: Principal = Principal.STREAM,
     *,
     keyspace: str | None = KEYSPACE,
     port: int = CASSANDRA_PORT,
@@ -45,7 +48,10 @@ def connect_session(
     Close it by ``session.cluster.shutdown()``. ``request_timeout`` is in seconds. Raises KintsugiError when no contact
     point answers.
     """
-    return open_session(tuned_cluster(contact_points, port=port, request_timeout=request_timeout), keyspace)
+    options = cassandra_options(principal)
+    return open_session(
+        tuned_cluster(contact_points, port=port, request_timeout=request_timeout, **options), keyspace
+    )
 
 
 def tuned_cluster(
@@ -104,7 +110,9 @@ def open_session(cluster: Cluster, keyspace: str | None) -> Session:
         return cluster.connect(keyspace)
     except NoHostAvailable as error:
         cluster.shutdown()
-        reasons = "; ".join(f"{host}: {reason}" for host, reason in error.errors.items()) or str(error)
+        # Reasons by host, or the addresses alone if a node answered once and then no more.
+        known = error.errors if isinstance(error.errors, dict) else {}
+        reasons = "; ".join(f"{host}: {reason}" for host, reason in known.items()) or str(error)
         raise KintsugiError(
             f"no Cassandra node of {', '.join(cluster.contact_points)} accepts connections on port {cluster.port} "
             f"({reasons}); look at the health of the cassandra nodes"
@@ -115,9 +123,14 @@ def open_session(cluster: Cluster, keyspace: str | None) -> Session:
 
 
 @contextmanager
-def session_scope(contact_points: list[str], *, keyspace: str | None = KEYSPACE) -> Iterator[Session]:
+def session_scope(
+    contact_points: list[str],
+    principal: Principal = Principal.STREAM,
+    *,
+    keyspace: str | None = KEYSPACE,
+) -> Iterator[Session]:
     """Connect a session for a ``with`` block; its cluster is shut down at the end of the block."""
-    with shut_down_after(connect_session(contact_points, keyspace=keyspace)) as session:
+    with shut_down_after(connect_session(contact_points, principal, keyspace=keyspace)) as session:
         yield session
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kintsugi.core.certificates import Principal
+from kintsugi.core.client_tls import kafka_options
 from kintsugi.core.settings import CONSUMER_GROUP, TOPIC
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def group_consumer(bootstrap: list[str]) -> KafkaConsumer:
+def group_consumer(bootstrap: list[str], principal: Principal = Principal.STREAM) -> KafkaConsumer:
     """Return a consumer that reads and commits the offsets of the stream's group, and doesn't join the group."""
     from kafka import KafkaConsumer
 
@@ -30,6 +32,7 @@ def group_consumer(bootstrap: list[str]) -> KafkaConsumer:
         request_timeout_ms=6_000,
         reconnect_backoff_max_ms=1_000,
         metadata_max_age_ms=10_000,
+        **kafka_options(principal),
     )
 
 

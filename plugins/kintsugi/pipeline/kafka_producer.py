@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
+from kintsugi.core.certificates import Principal
+from kintsugi.core.client_tls import kafka_options
 from kintsugi.core.errors import NotAcknowledged
 
 FLUSH_SECONDS = 120.0
@@ -57,14 +59,16 @@ class Producer:
     After the first failure it only raises: `send` and `flush` name that failure.
     """
 
-    def __init__(self, bootstrap: list[str]) -> None:
+    def __init__(self, bootstrap: list[str], principal: Principal = Principal.INGEST) -> None:
         from kafka import KafkaProducer
         from kafka.errors import KafkaError
 
         self._error: str | None = None
         self._partitions: dict[str, int] = {}
         try:
-            self._client: Any = KafkaProducer(bootstrap_servers=bootstrap, **PRODUCER)
+            self._client: Any = KafkaProducer(
+                bootstrap_servers=bootstrap, **PRODUCER, **kafka_options(principal)
+            )
         except KafkaError as error:
             self._note_failure(error)
             self._raise_failure(error)
@@ -118,9 +122,9 @@ class Producer:
 
 
 @contextmanager
-def open_producer(bootstrap: list[str]) -> Iterator[Producer]:
+def open_producer(bootstrap: list[str], principal: Principal = Principal.INGEST) -> Iterator[Producer]:
     """Open a Producer for a ``with`` block; it is closed at the end of the block."""
-    client = Producer(bootstrap)
+    client = Producer(bootstrap, principal)
     try:
         yield client
     finally:

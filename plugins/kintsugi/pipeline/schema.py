@@ -34,9 +34,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from kintsugi.core.certificates import Principal
+from kintsugi.core.client_tls import kafka_options
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import DEAD_LETTER_TOPIC, KAFKA_PORT, KEYSPACE, TOPIC
+from kintsugi.pipeline.authorization import (
+    authorize_in_cassandra,
+    authorize_in_kafka,
+    ensure_super_role,
+)
 from kintsugi.pipeline.cassandra_session import session_scope
 from kintsugi.pipeline.score_backfill import backfill_scores
 
@@ -184,7 +191,10 @@ def ensure_tables(contact_points: list[str], replication: int = 3, timeout: floa
     once are safe: the statements have IF NOT EXISTS. A collision causes a schema disagreement or an error, and then
     everything is tried again.
     """
-    _retry_until(contact_points, lambda session: _create_tables(session, replication), timeout)
+    ensure_super_role(contact_points, timeout)
+    _retry_until(
+        contact_points, lambda session: _create_tables(session, replication), timeout, Principal.RECOVERY
+    )
 
 
 def migrate_tables(contact_points: list[str], timeout: float = 60.0) -> None:
@@ -192,14 +202,16 @@ def migrate_tables(contact_points: list[str], timeout: float = 60.0) -> None:
 
     For the streaming driver, which a roll-out starts before `ensure_tables` is called. Raises what that raises.
     """
-    _retry_until(contact_points, _migrate_tables, timeout)
+    _retry_until(contact_points, _migrate_tables, timeout, Principal.STREAM)
 
 
-def _retry_until(contact_points: list[str], change: Callable[[Session], None], timeout: float) -> None:
+def _retry_until(
+    contact_points: list[str], change: Callable[[Session], None], timeout: float, principal: Principal
+) -> None:
     deadline = time.monotonic() + timeout
     while True:
         try:
-            with session_scope(contact_points, keyspace=None) as session:
+            with session_scope(contact_points, principal, keyspace=None) as session:
                 change(session)
             return
         except Exception as error:
@@ -226,6 +238,7 @@ def _create_tables(session: Session, replication: int) -> None:
     for name, statement in TABLES.items():
         if name not in existing:
             session.execute(statement)
+    authorize_in_cassandra(session)
     _update_compaction(session)
     _migrate_tables(session)
 
@@ -276,7 +289,9 @@ def ensure_topics(bootstrap: list[str], replication: int = 3, timeout: float = 6
     deadline = time.monotonic() + timeout
     while True:
         try:
-            admin = KafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=10_000)
+            admin = KafkaAdminClient(
+                bootstrap_servers=bootstrap, request_timeout_ms=10_000, **kafka_options(Principal.RECOVERY)
+            )
             try:
                 _create_topics(admin, replication)
                 return
@@ -307,6 +322,7 @@ def _create_topics(admin: Any, replication: int) -> None:
             continue
         with suppress(TopicAlreadyExistsError):  # another process was first
             admin.create_topics([NewTopic(name, partitions, replication, topic_configs=common)])
+    authorize_in_kafka(admin)
     for topic in admin.describe_topics([TOPIC, DEAD_LETTER_TOPIC]):
         if topic["error_code"] or any(partition["error_code"] for partition in topic["partitions"]):
             raise KafkaConnectionError(f"topic {topic['name']} has a partition without a leader")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kintsugi.core.certificates import Principal
 from kintsugi.core.connections import data_sources, store_dsn
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import KAFKA_PORT, TOPIC, Settings
@@ -61,7 +62,7 @@ def read_lag(bootstrap: list[str]) -> Lag | None:
     from kafka.errors import KafkaError
 
     try:
-        consumer = group_consumer(bootstrap)
+        consumer = group_consumer(bootstrap, Principal.PROBE)
     except KafkaError:
         return None
     try:

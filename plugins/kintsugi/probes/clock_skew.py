@@ -16,10 +16,9 @@ import uuid
 
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Node, Role
-from kintsugi.core.settings import CASSANDRA_PORT, Settings
+from kintsugi.core.settings import Settings
 from kintsugi.infra import ssh
-from kintsugi.probes.peers import ask_peer
-from kintsugi.wire import cql
+from kintsugi.probes.peers import query_cassandra
 
 EVERY_S = {Role.CASSANDRA: 10.0, Role.KAFKA: 60.0}
 """Seconds between two checks of a watch: a query in CQL costs a millisecond, a session over SSH 0.1 s."""
@@ -78,7 +77,7 @@ async def _seconds_ahead_of_us(settings: Settings, node: Node) -> float | None:
 async def _read_clock(settings: Settings, node: Node) -> float | None:
     """Return the time of the node's service in seconds since 1970; None if it can't be read."""
     if node.role is Role.CASSANDRA:
-        rows = await ask_peer(node, CASSANDRA_PORT, lambda connection: cql.run_query(connection, _NOW))
+        rows = await query_cassandra(node, _NOW)
         return None if isinstance(rows, str) or not rows else time_of(str(rows[0]["now"]))
     return await _read_clock_over_ssh(settings, node) if node.role is Role.KAFKA else None
 

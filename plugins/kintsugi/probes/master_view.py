@@ -40,7 +40,7 @@ async def ask_master(settings: Settings, node: Node, ssh: Probe) -> list[PeerVie
 async def _ask_worker(settings: Settings, worker: Node, master: Node) -> PeerView | None:
     try:
         done = await asyncio.to_thread(
-            ssh_client.run_over_ssh, settings, worker, look_command(settings, master), SSH_TIMEOUT_S
+            ssh_client.run_over_ssh, settings, worker, look_command(settings, worker, master), SSH_TIMEOUT_S
         )
     except (StepFailed, OSError) as error:
         return PeerView(worker.name, PeerOpinion.UNKNOWN, str(error))

@@ -22,6 +22,8 @@ from typing import Any
 
 import psutil
 
+from kintsugi.core.certificates import has_authority
+from kintsugi.core.client_tls import TLS_DIRECTORY
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.observation import NodeView, ProbeResult, ProcessorUse, ServiceProcess
 from kintsugi.core.processes import find_listener, start_time
@@ -45,12 +47,12 @@ if open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[19] == start:
 def service_command(settings: Settings, node: Node, service: str) -> list[str]:
     """Return the command that prints on ``node`` what ``parse_view`` reads."""
     conf = settings.node_root(node.name) / "etc" / "supervisord.conf"
-    return [*_program_command(settings), "service", str(conf), service, node.role.value, node.address]
+    return [*_program_command(settings, node), "service", str(conf), service, node.role.value, node.address]
 
 
-def look_command(settings: Settings, target: Node) -> list[str]:
-    """Return the command that prints on another node what ``parse_look`` reads about ``target``."""
-    return [*_program_command(settings), "look", target.role.value, target.address]
+def look_command(settings: Settings, node: Node, target: Node) -> list[str]:
+    """Return the command that prints on ``node`` what ``parse_look`` reads about ``target``."""
+    return [*_program_command(settings, node), "look", target.role.value, target.address]
 
 
 def kill_command(process: ServiceProcess) -> list[str]:
@@ -58,9 +60,11 @@ def kill_command(process: ServiceProcess) -> list[str]:
     return [sys.executable, "-c", _KILL, str(process.pid), str(process.start_time)]
 
 
-def _program_command(settings: Settings) -> list[str]:
-    path = settings.repository / "plugins"
-    return ["env", f"PYTHONPATH={path}", sys.executable, "-m", "kintsugi.probes.node_view"]
+def _program_command(settings: Settings, node: Node) -> list[str]:
+    """The program with the certificates of ``node``, on which it runs."""
+    directory = settings.node_tls(node.name) if has_authority(settings) else ""
+    variables = [f"PYTHONPATH={settings.repository / 'plugins'}", f"{TLS_DIRECTORY}={directory}"]
+    return ["env", *variables, sys.executable, "-m", "kintsugi.probes.node_view"]
 
 
 def parse_view(output: str | None) -> NodeView:

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
+from kintsugi.core.certificates import Principal
+from kintsugi.core.client_tls import cassandra_login, client_context
 from kintsugi.core.fleet import Fleet, Node, Role
 from kintsugi.core.observation import PeerOpinion
 from kintsugi.core.settings import CASSANDRA_PORT, KAFKA_PORT, SPARK_MASTER_UI_PORT
@@ -62,14 +64,27 @@ async def ask_peers(fleet: Fleet, node: Node, watch_s: float = GOSSIP_WATCH_S) -
 
 async def ask_peer(node: Node, port: int, question: Callable[[Connection], Awaitable[T]]) -> T | str:
     """Put one question to one peer, with a deadline; returns the answer, or a string that says why there is none."""
+    tls = client_context(Principal.PROBE) if port in (KAFKA_PORT, CASSANDRA_PORT) else None
     try:
-        return await asyncio.wait_for(ask_endpoint(node.address, port, question), ASK_TIMEOUT_S)
+        return await asyncio.wait_for(ask_endpoint(node.address, port, question, tls=tls), ASK_TIMEOUT_S)
     except TimeoutError:
         return "no answer"
     except ProtocolMismatch as error:
         return str(error)
     except (OSError, EOFError, ValueError, struct.error) as error:
         return f"no answer ({type(error).__name__})"
+
+
+async def query_cassandra(
+    node: Node, statement: str, consistency: int = cql.ONE
+) -> list[dict[str, Any]] | str:
+    """Return the rows of a CQL statement that ``node`` itself answers, or a string that says why there are none."""
+    login = cassandra_login(Principal.PROBE)
+    return await ask_peer(
+        node,
+        CASSANDRA_PORT,
+        lambda connection: cql.run_query(connection, statement, consistency, login=login),
+    )
 
 
 async def ask_spark(node: Node, port: int, path: str) -> Any:
@@ -164,7 +179,7 @@ async def _ask_cassandra_peer(peer: Node, node: Node, watch_s: float) -> PeerVie
 
 async def read_heartbeat(peer: Node, node: Node) -> tuple[int, int] | str:
     """Return generation and heartbeat of ``node`` in the gossip of ``peer``, or why they aren't known."""
-    rows = await ask_peer(peer, CASSANDRA_PORT, lambda connection: cql.run_query(connection, GOSSIP))
+    rows = await query_cassandra(peer, GOSSIP)
     if isinstance(rows, str):
         return rows
     for row in rows:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import struct
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from kintsugi.core.certificates import Principal
+from kintsugi.core.client_tls import client_context
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import (
@@ -55,14 +58,14 @@ Question = Callable[[Connection], Awaitable[str]]
 
 async def probe_kafka(address: str, port: int = KAFKA_PORT, timeout_s: float = PROBE_TIMEOUT_S) -> Probe:
     """Ask a broker for the API versions it speaks; OK when the answer carries our correlation id."""
-    return await _run_probe(address, port, timeout_s, _ask_api_versions)
+    return await _run_probe(address, port, timeout_s, _ask_api_versions, client_context(Principal.PROBE))
 
 
 async def probe_cassandra(
     address: str, port: int = CASSANDRA_PORT, timeout_s: float = PROBE_TIMEOUT_S
 ) -> Probe:
     """Send OPTIONS in native protocol v4; OK when the answer is SUPPORTED."""
-    return await _run_probe(address, port, timeout_s, _ask_options)
+    return await _run_probe(address, port, timeout_s, _ask_options, client_context(Principal.PROBE))
 
 
 async def probe_spark_master(
@@ -177,10 +180,12 @@ PORTS: Mapping[Role, int] = {
 }
 
 
-async def _run_probe(address: str, port: int, timeout_s: float, question: Question) -> Probe:
+async def _run_probe(
+    address: str, port: int, timeout_s: float, question: Question, tls: ssl.SSLContext | None = None
+) -> Probe:
     """Put ``question`` on a fresh connection; an error of the network becomes a ProbeResult, never an exception."""
     at, started = datetime.now(UTC), time.monotonic()
-    task = asyncio.ensure_future(ask_endpoint(address, port, question))
+    task = asyncio.ensure_future(ask_endpoint(address, port, question, tls=tls))
     try:
         done, _ = await asyncio.wait({task}, timeout=timeout_s)
         if not done:
@@ -202,6 +207,10 @@ def _result_of(task: asyncio.Future[str], timeout_s: float) -> tuple[ProbeResult
         return ProbeResult.REFUSED, "connection refused"
     if isinstance(error, ProtocolMismatch):
         return ProbeResult.WRONG, str(error)
+    if isinstance(
+        error, ssl.SSLError
+    ):  # somebody answers, but no server with a certificate of this installation
+        return ProbeResult.WRONG, f"no TLS connection: {error.reason or error}"
     if isinstance(error, EOFError | ConnectionError | ValueError | struct.error):
         # A reset connection may be that of a dying process or of a busy one; the next probe decides.
         return ProbeResult.WRONG, f"closed the connection without a valid answer ({type(error).__name__})"

@@ -16,6 +16,8 @@ import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from kintsugi.core.certificates import Principal
+from kintsugi.core.client_tls import kafka_options
 from kintsugi.core.fleet import Fleet, Role
 from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import CONSUMER_GROUP, KAFKA_PORT, TOPIC
@@ -138,7 +140,10 @@ def read_offsets(bootstrap: list[str], timeout_ms: int = 4000) -> tuple[int, int
 
     try:
         admin = KafkaAdminClient(
-            bootstrap_servers=bootstrap, request_timeout_ms=timeout_ms, bootstrap_timeout_ms=timeout_ms
+            bootstrap_servers=bootstrap,
+            request_timeout_ms=timeout_ms,
+            bootstrap_timeout_ms=timeout_ms,
+            **kafka_options(Principal.PROBE),
         )
     except KafkaError:
         return None

@@ -12,14 +12,13 @@ from typing import Any
 
 from kintsugi.core.fleet import Fleet, Node, Role
 from kintsugi.core.observation import NodeView, ProbeResult
-from kintsugi.core.settings import CASSANDRA_PORT, KAFKA_PORT, Settings
+from kintsugi.core.settings import KAFKA_PORT, Settings
 from kintsugi.probes.master_view import ask_master
 from kintsugi.probes.observe import node_view
-from kintsugi.probes.peers import PeerView, ask_peer, ask_peers
+from kintsugi.probes.peers import PeerView, ask_peer, ask_peers, query_cassandra
 from kintsugi.probes.protocols import Probe, probe_node, probe_ssh
 from kintsugi.recovery.common_cause import OtherNode
 from kintsugi.recovery.guard_model import CassandraFacts, GuardFacts, KafkaFacts, ReplicaCounts
-from kintsugi.wire import cql
 from kintsugi.wire import kafka as kafka_wire
 
 VOTER_BEHIND_S = 3.0
@@ -181,8 +180,8 @@ async def cassandra_facts(fleet: Fleet, node: Node) -> CassandraFacts:
 async def _status_and_replication(peer: Node) -> tuple[bool, int | None]:
     """Return whether ``peer`` reports itself as NORMAL, and the smallest replication factor of its keyspaces."""
     status, keyspaces = await asyncio.gather(
-        ask_peer(peer, CASSANDRA_PORT, lambda connection: cql.run_query(connection, _OWN_STATUS)),
-        ask_peer(peer, CASSANDRA_PORT, lambda connection: cql.run_query(connection, KEYSPACES)),
+        query_cassandra(peer, _OWN_STATUS),
+        query_cassandra(peer, KEYSPACES),
     )
     normal = not isinstance(status, str) and any(
         row["address"] == peer.address and str(row["status_with_port"]).startswith("NORMAL") for row in status

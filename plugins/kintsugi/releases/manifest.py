@@ -24,10 +24,13 @@ FLEET_FILE = "fleet.yaml"
 NODE_CODE = (
     "plugins/kintsugi/__init__.py",
     "plugins/kintsugi/core/__init__.py",
+    "plugins/kintsugi/core/certificates.py",
+    "plugins/kintsugi/core/client_tls.py",
     "plugins/kintsugi/core/connections.py",
     "plugins/kintsugi/core/data_source.py",
     "plugins/kintsugi/core/errors.py",
     "plugins/kintsugi/core/file_names.py",
+    "plugins/kintsugi/core/files.py",
     "plugins/kintsugi/core/fleet.py",
     "plugins/kintsugi/core/rejections.py",
     "plugins/kintsugi/core/settings.py",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+from kintsugi.core.certificates import Principal
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import Fleet
@@ -259,7 +260,7 @@ class UnusualTrades:
 
     def _connected(self) -> Any:
         if self._session is None:
-            self._session = installation_session(self.settings)
+            self._session = installation_session(self.settings, Principal.PAGE)
         return self._session
 
     @staticmethod

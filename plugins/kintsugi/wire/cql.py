@@ -1,8 +1,8 @@
 """One read-only query to one particular Cassandra node, in the native protocol v4.
 
 A driver chooses the node that it asks. Here the view of *this* node is needed, within milliseconds and in an event
-loop. Only what gossip and the schema need is decoded: no paging, no authentication, and columns of type int, text,
-inet, uuid and map of text to text.
+loop. Only what gossip and the schema need is decoded: no paging, and columns of type int, text, inet, uuid and map of
+text to text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from kintsugi.wire.exchange import MAX_BYTES, Connection, NumberReader, ProtocolMismatch
 
 _STARTUP, _READY, _OPTIONS, _SUPPORTED, _QUERY, _RESULT = 0x01, 0x02, 0x05, 0x06, 0x07, 0x08
-_ERROR, _AUTHENTICATE = 0x00, 0x03
+_ERROR, _AUTHENTICATE, _AUTH_RESPONSE, _AUTH_SUCCESS = 0x00, 0x03, 0x0F, 0x10
 ONE, ALL = 0x0001, 0x0005
 UNAVAILABLE = "error 0x1000"
 _INT, _VARCHAR, _ASCII, _INET, _MAP, _TIMEUUID, _UUID = 0x09, 0x0D, 0x01, 0x10, 0x21, 0x0F, 0x0C
@@ -48,15 +48,23 @@ async def ask_options(connection: Connection) -> None:
         raise ProtocolMismatch(f"opcode {opcode:#04x} instead of SUPPORTED")
 
 
-async def run_query(connection: Connection, cql: str, consistency: int = ONE) -> list[dict[str, Any]]:
+async def run_query(
+    connection: Connection, cql: str, consistency: int = ONE, *, login: tuple[str, str] | None = None
+) -> list[dict[str, Any]]:
     """Run ``cql`` on a fresh connection; returns the rows as dicts by column name.
 
+    ``login``: role and password, for a node that asks for them (RFC 4616).
     Raises ProtocolMismatch with the node's reason. The reason contains UNAVAILABLE if the node takes too many replicas
     for down to reach ``consistency`` (ONE or ALL).
     """
     startup = struct.pack(">H", 1) + _encode_string("CQL_VERSION") + _encode_string("3.0.0")
     opcode, body = await _exchange_frames(connection, _STARTUP, startup)
-    if opcode != _READY:
+    if opcode == _AUTHENTICATE and login is not None:
+        token = "".join(f"\0{part}" for part in login).encode()
+        opcode, body = await _exchange_frames(
+            connection, _AUTH_RESPONSE, struct.pack(">i", len(token)) + token
+        )
+    if opcode not in (_READY, _AUTH_SUCCESS):
         raise ProtocolMismatch(_error_text(opcode, body))
     text = cql.encode()
     opcode, body = await _exchange_frames(

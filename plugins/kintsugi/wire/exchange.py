@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -39,12 +40,18 @@ class Connection:
     writer: asyncio.StreamWriter
 
 
-async def ask_endpoint(address: str, port: int, question: Callable[[Connection], Awaitable[T]]) -> T:
+async def ask_endpoint(
+    address: str,
+    port: int,
+    question: Callable[[Connection], Awaitable[T]],
+    *,
+    tls: ssl.SSLContext | None = None,
+) -> T:
     """Connect, put ``question``, close; raises what the network (OSError, EOFError) or ``question`` raises.
 
-    There is no deadline: the caller sets one.
+    ``tls``: what a TLS connection needs; a failed handshake is an OSError. There is no deadline: the caller sets one.
     """
-    reader, writer = await asyncio.open_connection(address, port, limit=MAX_BYTES)
+    reader, writer = await asyncio.open_connection(address, port, limit=MAX_BYTES, ssl=tls)
     try:
         return await question(Connection(reader, writer))
     finally:

@@ -107,7 +107,7 @@ async def read_quorum(connection: Connection, version: int) -> Any:
     )
     response = await exchange_messages(connection, request, DescribeQuorumResponse)
     require_success(response.error_code)
-    partitions = [partition for topic in response.topics for partition in topic.partitions]
+    partitions = [partition for topic in response.topics or () for partition in topic.partitions or ()]
     if len(partitions) != 1:
         raise ProtocolMismatch(f"DescribeQuorum answered for {len(partitions)} partitions instead of one")
     return partitions[0]

@@ -14,6 +14,8 @@ from functools import cache
 from typing import Any, TypeVar
 from uuid import UUID
 
+from kintsugi.core.certificates import Principal
+from kintsugi.core.client_tls import client_context
 from kintsugi.core.errors import StepFailed
 from kintsugi.wire.exchange import Connection, ProtocolMismatch, ask_endpoint
 from kintsugi.wire.kafka import exchange_messages, read_quorum
@@ -128,10 +130,11 @@ def _change_voters(
 def _ask_controller(address: str, question: Callable[[Connection], Awaitable[T]], timeout_s: float) -> T:
     """Put ``question`` to the controller at ``address`` (``host:port``); raises QuorumError without a valid answer."""
     host, _, port = address.rpartition(":")
+    tls = client_context(Principal.RECOVERY)
 
     async def ask_in_time() -> T:
         async with asyncio.timeout(timeout_s):
-            return await ask_endpoint(host, int(port), question)
+            return await ask_endpoint(host, int(port), question, tls=tls)
 
     try:
         return asyncio.run(ask_in_time())

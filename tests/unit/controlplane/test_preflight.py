@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kintsugi.controlplane import preflight
+from kintsugi.core.certificates import create_authority
 from kintsugi.core.errors import PreflightError
 from kintsugi.core.processes import MARKER, wait_until
 from kintsugi.core.settings import Settings
@@ -148,3 +149,17 @@ def test_a_jar_that_changed_since_it_was_verified_stands_in_the_way(
     monkeypatch.setattr(artifacts, "altered", lambda _: ["kafka.jar has other bytes"])
     with pytest.raises(PreflightError, match=r"^kafka\.jar has other bytes$"):
         preflight.check_preflight(settings)
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_a_fleet_with_nodes_is_not_switched_to_or_from_tls(settings: Settings, has: bool) -> None:
+    if has:
+        create_authority(settings)
+    text = settings.fleet_file.read_text()
+    settings.fleet_file.write_text(text.replace("mutual_tls: false", f"mutual_tls: {str(not has).lower()}"))
+    preflight.check_preflight(settings)  # without a node the fleet file decides
+    settings.node_root("kafka-1").mkdir(parents=True)
+    with pytest.raises(PreflightError, match=f"was made with {str(has).lower()}"):
+        preflight.check_preflight(settings)
+    settings.fleet_file.write_text(text.replace("mutual_tls: false", f"mutual_tls: {str(has).lower()}"))
+    preflight.check_preflight(settings)

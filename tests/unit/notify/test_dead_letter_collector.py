@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kintsugi.core.certificates import Principal
 from kintsugi.core.errors import KintsugiError
 from kintsugi.db.stream_record import Loss, LossState
 from kintsugi.notify import dead_letter_collector
@@ -39,7 +40,7 @@ class Kafka:
 
 
 def letters_of(monkeypatch: pytest.MonkeyPatch, kafka: Kafka) -> StreamLetters:
-    def made(bootstrap: list[str]) -> Kafka:
+    def made(bootstrap: list[str], principal: Principal) -> Kafka:
         kafka.made += 1
         return kafka
 

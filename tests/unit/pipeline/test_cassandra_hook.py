@@ -10,6 +10,7 @@ from cassandra import ConsistencyLevel
 from cassandra.cluster import EXEC_PROFILE_DEFAULT
 
 from kintsugi.controlplane.airflow_environment import own_connections
+from kintsugi.core.certificates import Principal
 from kintsugi.core.errors import KintsugiError
 from kintsugi.pipeline.cassandra_hook import TunedCassandraHook
 from kintsugi.pipeline.cassandra_session import installation_session
@@ -60,7 +61,7 @@ def test_inside_airflow_a_session_is_that_of_the_connection(
     found = own_connections(settings)["kintsugi_cassandra"] | {"host": NOBODY}
     monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_CASSANDRA", json.dumps(found))
     with pytest.raises(KintsugiError, match=NOBODY):
-        installation_session(settings)
+        installation_session(settings, Principal.PAGE)
     monkeypatch.delenv("AIRFLOW_CONN_KINTSUGI_CASSANDRA")
     with pytest.raises(KintsugiError, match=r"127\.34\.2\.1, 127\.34\.2\.2"):
-        installation_session(settings)
+        installation_session(settings, Principal.PAGE)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kintsugi.core.certificates import Principal
+from kintsugi.core.client_tls import kafka_options
 from kintsugi.core.settings import CONSUMER_GROUP, TOPIC
 
 log = logging.getLogger(__name__)
@@ -113,7 +115,7 @@ class BacklogGauge:
         if self._admin is None:
             self._admin = KafkaAdminClient(
                 bootstrap_servers=self._bootstrap, request_timeout_ms=self._timeout_ms,
-                bootstrap_timeout_ms=self._timeout_ms,
+                bootstrap_timeout_ms=self._timeout_ms, **kafka_options(Principal.INGEST),
             )  # fmt: skip
         (topic,) = self._admin.describe_topics([TOPIC])
         parts = [TopicPartition(TOPIC, part["partition_index"]) for part in topic["partitions"]]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime, timedelta
 
+from kintsugi.core.certificates import Principal
 from kintsugi.core.connections import data_sources, s3_client, store_dsn
 from kintsugi.core.errors import ReconciliationError
 from kintsugi.core.fleet import Role
@@ -42,7 +43,7 @@ def reconcile_installation(
     be reached, and what S3 and Kafka raise.
     """
     fleet = settings.fleet
-    with shut_down_after(installation_session(settings)) as session:
+    with shut_down_after(installation_session(settings, Principal.RECOVERY)) as session:
         report = reconcile_files(
             s3_client(settings), session, IngestLedger(store_dsn(settings)), until=until, files=files,
             derived=files is None, repair=repair,

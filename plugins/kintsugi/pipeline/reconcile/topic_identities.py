@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 
+from kintsugi.core.certificates import Principal
+from kintsugi.core.client_tls import kafka_options
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.settings import TOPIC
 from kintsugi.pipeline.trade_identity import SYNTHETIC_SYMBOL
@@ -36,6 +38,7 @@ def _consume_identities(bootstrap: list[str], start: Mapping[int, int] | None) -
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         request_timeout_ms=10_000,
+        **kafka_options(Principal.RECOVERY),
     )
     try:
         partitions = [TopicPartition(TOPIC, n) for n in consumer.partitions_for_topic(TOPIC) or ()]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kintsugi.core.certificates import Principal
 from kintsugi.core.data_source import EOD_PREFIX, DataSource, S3Object, own_source
 from kintsugi.core.errors import InputError
 from kintsugi.core.file_names import EOD_NAME, ObjectKind
@@ -124,7 +125,7 @@ class BaselineCache:
 
     def _connect(self) -> Session:
         if self._session is None:
-            self._session = connect_session(self._contact_points)
+            self._session = connect_session(self._contact_points, Principal.STREAM)
             self._newest = self._session.prepare(
                 f"SELECT as_of, {', '.join((*BUCKET_VALUES, *STATISTICS))} FROM {KEYSPACE}.baseline "
                 f"WHERE symbol = ? AND as_of < ? ORDER BY as_of DESC LIMIT {len(BUCKET_INDEXES)}"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from kintsugi.core.certificates import Principal
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.settings import KEYSPACE
 from kintsugi.pipeline.cassandra_session import connect_session
@@ -109,7 +110,9 @@ def unlogged_batch(statement: PreparedStatement, rows: Iterable[Row], *, encoded
 def shared_writer(contact_points: tuple[str, ...]) -> Writer:
     """Return this process's Writer for a cluster, connected at the first call."""
     if contact_points not in _sessions:
-        _sessions[contact_points] = Writer(connect_session(list(contact_points), request_timeout=5.0))
+        _sessions[contact_points] = Writer(
+            connect_session(list(contact_points), Principal.STREAM, request_timeout=5.0)
+        )
     return _sessions[contact_points]
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from kintsugi.core.certificates import Principal
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.settings import DEAD_LETTER_TOPIC, TOPIC
 from kintsugi.pipeline.consumer_offsets import LostRange
@@ -64,7 +65,7 @@ class StreamLetters:
     def _send(self, letters: list[bytes], timeout_s: float = 60.0) -> None:
         try:
             if self._producer is None:
-                self._producer = Producer(self._bootstrap)
+                self._producer = Producer(self._bootstrap, Principal.STREAM)
             for letter in letters:
                 self._producer.send(DEAD_LETTER_TOPIC, key=KEY, value=letter)
             self._producer.flush(timeout_s)

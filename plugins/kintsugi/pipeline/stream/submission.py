@@ -80,10 +80,13 @@ BATCH_CONFIGURATION = {
 PACKAGED = (
     "__init__.py",
     "core/__init__.py",
+    "core/certificates.py",
+    "core/client_tls.py",
     "core/connections.py",
     "core/data_source.py",
     "core/errors.py",
     "core/file_names.py",
+    "core/files.py",
     "core/fleet.py",
     "core/rejections.py",
     "core/settings.py",

@@ -69,6 +69,7 @@ class InventoryModule(BaseInventoryPlugin):
 
 
 def _fleet_variables(settings: Settings) -> dict[str, object]:
+    from kintsugi.core.certificates import has_authority
     from kintsugi.environments.local.node_identity import kafka_cluster_id
     from kintsugi.environments.local.node_isolation import choose_isolation, service_prefix
     from kintsugi.infra.class_data_sharing import archive_options, cassandra_modules, java_home, spark_modules
@@ -91,10 +92,12 @@ def _fleet_variables(settings: Settings) -> dict[str, object]:
         "kafka_formed": (formed / "kafka").exists(),
         "cassandra_formed": (formed / "cassandra").exists(),
         "kafka_cluster_id": kafka_cluster_id(settings),
+        "mutual_tls": has_authority(settings),
     }
 
 
 def _node_variables(settings: Settings, node: Node) -> dict[str, object]:
+    from kintsugi.core.certificates import has_authority, node_files
     from kintsugi.core.fleet import Role
     from kintsugi.core.settings import CASSANDRA_JMX_SECRET, cassandra_jmx_port
     from kintsugi.core.spark_security import spark_defaults
@@ -118,4 +121,6 @@ def _node_variables(settings: Settings, node: Node) -> dict[str, object]:
         variables["cassandra_jmx_password"] = settings.secret(CASSANDRA_JMX_SECRET)
     if node.role is Role.KAFKA:
         variables["kafka_directory_id"] = kafka_directory_id(settings, node.name)
+    if has_authority(settings):
+        variables["tls_files"] = node_files(settings, node)
     return variables

@@ -1,0 +1,65 @@
+"""Renew certificates and passwords, and roll them out node by node."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.sdk import DAG, CronTriggerTimetable, task
+
+RUNBOOK = """
+### Rotate secrets
+
+Makes new certificates, new logins of Cassandra and a new password of its JMX, then rolls out the release that the nodes
+run (`deploy_release`). The old ones are valid until every node has the new ones, so nothing stops for it. Each node is
+restarted once, one at a time.
+
+It is paused: unpause it for a rotation on the first of each month, or trigger it.
+On the command line: `kintsugi rotate-secrets`.
+
+**`renew` failed?** Cassandra did not answer, or a roll-out is under way; the log says which. Nothing was changed. Clear
+the task when the nodes are healthy.
+**`roll_out` failed?** Look at the run of `deploy_release` with the same time. Nodes that were not reached have the old
+secrets, which are still valid. Trigger `rotate_secrets` again when the cause is gone: it goes on with the same secrets.
+"""
+
+with DAG(
+    dag_id="rotate_secrets",
+    description="Renew certificates and passwords, and roll them out node by node",
+    doc_md=RUNBOOK,
+    schedule=CronTriggerTimetable("0 4 1 * *", timezone="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    is_paused_upon_creation=True,
+    tags=["kintsugi", "release"],
+    default_args={"owner": "kintsugi", "execution_timeout": timedelta(minutes=90)},
+) as dag:
+
+    @task(task_id="renew", execution_timeout=timedelta(minutes=5))
+    def renew() -> str:
+        """Renew the secrets; returns the digest of the release that is rolled out to bring them to the nodes."""
+        from kintsugi.operations.context import Context
+        from kintsugi.releases.secret_rotation import release_to_roll_out, renew_secrets
+
+        context = Context.from_environment()
+        digest = release_to_roll_out(context)
+        print(renew_secrets(context.settings))
+        return digest
+
+    @task(task_id="finish", execution_timeout=timedelta(minutes=5))
+    def finish() -> str:
+        """Drop the old logins, once every node has its new one; returns a sentence."""
+        from kintsugi.operations.context import Context
+        from kintsugi.releases.secret_rotation import finish_rotation
+
+        return finish_rotation(Context.from_environment().settings)
+
+    roll_out = TriggerDagRunOperator(
+        task_id="roll_out",
+        trigger_dag_id="deploy_release",
+        conf={"release": "{{ ti.xcom_pull(task_ids='renew') }}", "dry_run": False, "again": True},
+        wait_for_completion=True,
+        deferrable=True,
+        poke_interval=10,
+    )
+    renew() >> roll_out >> finish()

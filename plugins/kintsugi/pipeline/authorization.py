@@ -1,0 +1,173 @@
+"""What each principal may do: the access control list of Kafka, and the roles of Cassandra.
+
+==========  =========================================  ==========================================
+principal   Kafka                                      Cassandra
+==========  =========================================  ==========================================
+ingest      writes trades and dead letters             nothing
+stream      reads trades, writes dead letters, group   reads and writes the tables, adds columns
+page        nothing                                    reads the tables
+probe       describes cluster, topics and groups       reads the tables and the views of a node
+recovery    administers (super user)                   administers (super user)
+==========  =========================================  ==========================================
+
+The brokers' own principal is a super user of Kafka. Cassandra's role ``cassandra``, whose password everybody knows, is
+dropped as soon as ``recovery`` exists. Until then only a client with a certificate could use it.
+
+In Cassandra the rights belong to a role that can't log in (``stream``). Who logs in (``stream_3fa9c01b``) is granted
+it, so a rotation makes another login while the old one still works.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.core.certificates import Login, Principal
+from kintsugi.core.client_tls import cassandra_login, client_context
+from kintsugi.core.errors import KintsugiError
+from kintsugi.core.settings import CONSUMER_GROUP, DEAD_LETTER_TOPIC, KEYSPACE, TOPIC
+from kintsugi.pipeline.cassandra_session import open_session, session_scope, shut_down_after, tuned_cluster
+
+if TYPE_CHECKING:
+    from cassandra.cluster import Session
+    from kafka import KafkaAdminClient
+
+SPARK_GROUPS = "spark-kafka-source-"
+"""The groups of Spark's Kafka source begin so; it commits nothing to them."""
+
+_DEFAULT_ROLE = "cassandra"
+_LOGIN = re.compile(rf"(?:{'|'.join(Principal)})_[0-9a-f]{{8}}\Z", re.ASCII)
+
+_KAFKA = (
+    (Principal.INGEST, "topic", TOPIC, "write"),
+    (Principal.INGEST, "topic", DEAD_LETTER_TOPIC, "write"),
+    (Principal.INGEST, "group", CONSUMER_GROUP, "describe"),
+    (Principal.STREAM, "topic", TOPIC, "read"),
+    (Principal.STREAM, "topic", DEAD_LETTER_TOPIC, "write"),
+    (Principal.STREAM, "group", CONSUMER_GROUP, "read"),
+    (Principal.STREAM, "group", f"{SPARK_GROUPS}*", "read"),
+    (Principal.PROBE, "cluster", "kafka-cluster", "describe"),
+    (Principal.PROBE, "topic", "*", "describe"),
+    (Principal.PROBE, "group", "*", "describe"),
+)
+_CASSANDRA = (
+    (Principal.STREAM, ("SELECT", "MODIFY", "ALTER"), f"KEYSPACE {KEYSPACE}"),
+    (Principal.PAGE, ("SELECT",), f"KEYSPACE {KEYSPACE}"),
+    (Principal.PROBE, ("SELECT",), f"KEYSPACE {KEYSPACE}"),
+    (Principal.PROBE, ("SELECT",), "KEYSPACE system_views"),
+)
+
+ROLES = tuple(dict.fromkeys(principal for principal, _, _ in _CASSANDRA))
+"""The principals that have a role in Cassandra beside ``recovery``."""
+
+
+def authorize_in_kafka(admin: KafkaAdminClient) -> None:
+    """Give every principal its rights in Kafka; those that exist stay. Without TLS there is nothing to do.
+
+    Raises KintsugiError when Kafka refuses one.
+    """
+    if client_context(Principal.RECOVERY) is None:
+        return
+    outcome = admin.create_acls([_access(*one) for one in _KAFKA])
+    if outcome["failed"]:
+        raise KintsugiError(f"Kafka refused rights of its principals: {outcome['failed']}")
+
+
+def _access(principal: Principal, kind: str, name: str, operation: str) -> Any:
+    """One entry of Kafka's access control list; a name that ends in ``*`` stands for all that begin so."""
+    from kafka.admin import (
+        ACL,
+        ACLOperation,
+        ACLPermissionType,
+        ACLResourcePatternType,
+        ResourcePattern,
+        ResourceType,
+    )
+
+    prefixed = name.endswith("*") and name != "*"
+    pattern = ResourcePattern(
+        ResourceType[kind.upper()],
+        name.removesuffix("*") if prefixed else name,
+        ACLResourcePatternType.PREFIXED if prefixed else ACLResourcePatternType.LITERAL,
+    )
+    return ACL(f"User:{principal}", "*", ACLOperation[operation.upper()], ACLPermissionType.ALLOW, pattern)
+
+
+def ensure_super_role(contact_points: list[str], timeout: float = 60.0) -> None:
+    """Make sure that ``recovery`` can log in to Cassandra, and that no role exists that everybody knows.
+
+    Does nothing without TLS. Raises KintsugiError when that isn't so within ``timeout`` seconds.
+    """
+    if client_context(Principal.RECOVERY) is None:
+        return
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            with session_scope(contact_points, Principal.RECOVERY, keyspace=None) as session:
+                session.execute(f"DROP ROLE IF EXISTS {_DEFAULT_ROLE}")
+            return
+        except Exception as error:
+            if time.monotonic() > deadline:
+                raise KintsugiError(
+                    f"Cassandra on {', '.join(contact_points)} doesn't let {Principal.RECOVERY} in: {error}"
+                ) from error
+        _create_super_role(contact_points)
+        time.sleep(0.5)
+
+
+def _create_super_role(contact_points: list[str]) -> None:
+    """Create ``recovery`` by the role that a new cluster begins with; without that role nothing happens."""
+    from cassandra.auth import PlainTextAuthProvider
+
+    cluster = tuned_cluster(
+        contact_points,
+        ssl_context=client_context(Principal.RECOVERY),
+        auth_provider=PlainTextAuthProvider(_DEFAULT_ROLE, _DEFAULT_ROLE),
+    )
+    try:
+        with shut_down_after(open_session(cluster, None)) as session:
+            session.execute(f"CREATE ROLE IF NOT EXISTS {Principal.RECOVERY} WITH SUPERUSER = true")
+            create_login(session, current_login(Principal.RECOVERY))
+    except KintsugiError:
+        return
+
+
+def authorize_in_cassandra(session: Session) -> None:
+    """Create the roles of the other principals, and give them their rights; ``session`` is one of ``recovery``."""
+    if client_context(Principal.RECOVERY) is None:
+        return
+    for principal in ROLES:
+        session.execute(f"CREATE ROLE IF NOT EXISTS {principal}")
+        create_login(session, current_login(principal))
+    for principal, rights, resource in _CASSANDRA:
+        for right in rights:
+            session.execute(f"GRANT {right} ON {resource} TO {principal}")
+
+
+def current_login(principal: Principal) -> Login:
+    """Return the login of ``principal`` that clients use now; raises KintsugiError if it isn't here."""
+    role, password = cassandra_login(principal) or ("", "")
+    return Login(principal, role, password)
+
+
+def create_login(session: Session, login: Login) -> None:
+    """Let ``login`` in, with the rights of its principal; one that exists stays as it is."""
+    # Its name and password are of our own letters and digits, and no prepared statement can create a role.
+    session.execute(
+        f"CREATE ROLE IF NOT EXISTS {login.role} WITH PASSWORD = '{login.password}' AND LOGIN = true"
+    )
+    granted = {row.role for row in session.execute(f"LIST ROLES OF {login.role}")}
+    if login.principal.value not in granted:  # Cassandra refuses to grant a role twice
+        session.execute(f"GRANT {login.principal} TO {login.role}")
+
+
+def drop_other_logins(session: Session, kept: Collection[Login]) -> list[str]:
+    """Drop every login of ours that isn't one of ``kept``, and return their names; roles of other people stay."""
+    names = {login.role for login in kept}
+    roles = [row.role for row in session.execute("LIST ROLES")]
+    others = sorted(name for name in roles if _LOGIN.match(name) and name not in names)
+    for name in others:
+        session.execute(f"DROP ROLE IF EXISTS {name}")
+    return others

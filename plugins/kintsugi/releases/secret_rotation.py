@@ -1,0 +1,99 @@
+"""Rotation of secrets: certificates, logins of Cassandra, and the password of its JMX.
+
+1. `renew_secrets` makes new ones beside the old ones, and both are valid. Clients use the new ones at their next
+   connection.
+2. A roll-out of the release that runs brings them to the nodes: the files of every node differ, so each is configured
+   and restarted in turn, while the steady state holds.
+3. `finish_rotation` drops the old logins. Every connection is younger than the roll-out by then.
+
+Each may be killed and run again. Between 1 and 3 nothing is renewed a second time, because nodes that the roll-out has
+not reached still use the old logins.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kintsugi.core import certificates
+from kintsugi.core.certificates import Login, Principal
+from kintsugi.core.errors import GuardRefused
+from kintsugi.core.fleet import Role
+from kintsugi.core.settings import CASSANDRA_JMX_SECRET, Settings, replace_secret
+from kintsugi.operations.context import Context
+from kintsugi.pipeline import authorization
+from kintsugi.pipeline.cassandra_session import session_scope
+
+if TYPE_CHECKING:
+    from cassandra.cluster import Session
+
+_LOGINS = (*authorization.ROLES, Principal.RECOVERY)
+
+
+def renew_secrets(settings: Settings) -> str:
+    """Make new certificates and logins, and a new password for JMX; returns what was done, as a sentence.
+
+    Does nothing while the rotation before isn't finished. Raises KintsugiError when Cassandra can't be asked; then
+    nothing is renewed.
+    """
+    mark = _unfinished(settings)
+    if mark.exists():
+        return "the secrets are renewed already, and their roll-out is not finished"
+    renewed = []
+    if certificates.has_authority(settings):
+        logins = _renew_logins(settings)
+        renewed = [
+            f"{certificates.renew_certificates(settings)} certificates",
+            f"{logins} logins of Cassandra",
+        ]
+    replace_secret(settings, CASSANDRA_JMX_SECRET)
+    mark.touch(mode=0o600)
+    return f"renewed: {', '.join([*renewed, 'the password of JMX'])}"
+
+
+def finish_rotation(settings: Settings) -> str:
+    """Drop the logins that were replaced, once every node has its new one; returns a sentence."""
+    dropped: list[str] = []
+    if certificates.has_authority(settings):
+        with _super_session(settings) as session:
+            dropped = authorization.drop_other_logins(
+                session, [authorization.current_login(one) for one in _LOGINS]
+            )
+    _unfinished(settings).unlink(missing_ok=True)
+    return f"the rotation is finished; old logins dropped: {', '.join(dropped) or 'none'}"
+
+
+def release_to_roll_out(context: Context) -> str:
+    """Return the digest of the release that every node runs.
+
+    Raises GuardRefused when they differ: a roll-out is under way, or has stopped.
+    """
+    digests = {record.digest for record in context.store.node_releases().values()}
+    if len(digests) != 1:
+        raise GuardRefused(
+            f"the nodes run {len(digests)} releases, so a rotation would update some of them too: "
+            "finish the roll-out first (deploy_release), then rotate again"
+        )
+    return digests.pop()
+
+
+def _renew_logins(settings: Settings) -> int:
+    """Create a login for each principal, then let clients use it; returns their number."""
+    fresh = [Login.new(principal) for principal in _LOGINS]
+    with _super_session(settings) as session:
+        for login in fresh:
+            authorization.create_login(session, login)
+    for login in fresh:
+        certificates.replace_login(settings, login)
+    return len(fresh)
+
+
+def _super_session(settings: Settings) -> AbstractContextManager[Session]:
+    contact_points = [node.address for node in settings.fleet.of(Role.CASSANDRA)]
+    return session_scope(contact_points, Principal.RECOVERY, keyspace=None)
+
+
+def _unfinished(settings: Settings) -> Path:
+    """The mark of a rotation that was begun and isn't finished."""
+    return settings.secrets / "rotation-unfinished"

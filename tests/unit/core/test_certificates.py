@@ -1,0 +1,91 @@
+"""The authority of an installation, and the certificates that it signs."""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from kintsugi.core import certificates
+from kintsugi.core.certificates import Principal
+from kintsugi.core.fleet import Role
+from kintsugi.core.settings import Settings
+from tests.installations import installation
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    made = installation(tmp_path, "127.31")
+    certificates.create_authority(made)
+    return made
+
+
+def load(path: Path) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(path.read_bytes())
+
+
+def test_a_certificate_names_its_principal_and_the_address_of_its_server(settings: Settings) -> None:
+    node = settings.fleet.of(Role.CASSANDRA)[0]
+    certificate = load(certificates.node_certificate(settings, node))
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == "cassandra"
+    assert names.get_values_for_type(x509.UniformResourceIdentifier) == ["spiffe://kintsugi/cassandra"]
+    assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == [node.address]
+
+
+def test_a_clients_certificate_can_serve_nobody(settings: Settings) -> None:
+    certificate = load(certificates.client_certificate(settings, Principal.PAGE))
+    usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+
+
+def test_every_file_is_private_and_the_authoritys_key_is_in_one_only(settings: Settings) -> None:
+    for node in settings.fleet:
+        certificates.node_files(settings, node)
+    files = list(settings.tls.iterdir())
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+    assert stat.S_IMODE(settings.tls.stat().st_mode) == 0o700
+    key = (settings.tls / "authority.pem").read_text().partition("-----BEGIN CERTIFICATE-----")[0]
+    assert "PRIVATE KEY" in key
+    assert [path.name for path in files if key in path.read_text()] == ["authority.pem"]
+    assert "PRIVATE KEY" not in (settings.tls / "trust.pem").read_text()
+
+
+def test_a_node_gets_the_login_of_no_role_but_its_own(settings: Settings) -> None:
+    given = {node.role: set(certificates.node_files(settings, node)) for node in settings.fleet}
+    assert given == {
+        Role.KAFKA: {"trust.pem", "kafka.pem", "probe.pem"},
+        Role.CASSANDRA: {"trust.pem", "cassandra.pem", "probe.pem"},
+        Role.SPARK_MASTER: {"trust.pem", "stream.pem", "stream.login", "probe.pem"},
+        Role.SPARK_WORKER: {"trust.pem", "stream.pem", "stream.login", "probe.pem"},
+    }
+
+
+def test_processes_that_begin_at_once_use_one_authority(settings: Settings) -> None:
+    code = (
+        "from kintsugi.core.certificates import *; from kintsugi.core.settings import load_settings; "
+        "settings = load_settings(); create_authority(settings); "
+        "client_certificate(settings, Principal.PROBE); trust_file(settings)"
+    )
+    shutil.rmtree(settings.tls)
+    environment = {"KINTSUGI_STATE": str(settings.state), "KINTSUGI_FLEET": str(settings.fleet_file)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={"PYTHONPATH": str(settings.repository / "plugins"), **environment},
+        )
+        for _ in range(4)
+    ]
+    assert [process.wait(60) for process in started] == [0] * 4
+    context = ssl.create_default_context(cafile=str(settings.tls / "trust.pem"))
+    context.load_cert_chain(settings.tls / "probe.pem")
+    issuer = load(settings.tls / "trust.pem")
+    load(settings.tls / "probe.pem").verify_directly_issued_by(issuer)
+    assert not list(settings.tls.glob(".*"))
