@@ -80,7 +80,7 @@ async def read_broker_ids(connection: Connection) -> set[int]:
     from kafka.protocol.metadata import MetadataRequest, MetadataResponse
 
     response = await exchange_messages(connection, MetadataRequest(version=1, topics=[]), MetadataResponse)
-    return {broker.node_id for broker in response.brokers}
+    return {broker.node_id for broker in response.brokers or ()}
 
 
 async def describe_quorum(connection: Connection) -> Quorum:
@@ -137,10 +137,10 @@ async def read_partitions(connection: Connection) -> dict[str, Replicas]:
         )  # fmt: skip
         request = DescribeTopicPartitionsRequest(version=0, topics=[], cursor=page)  # no topics: all of them
         response = await exchange_messages(connection, request, DescribeTopicPartitionsResponse)
-        for topic in response.topics:
+        for topic in response.topics or ():
             require_success(topic.error_code)
             # The error code of a partition doesn't matter: one without a leader is listed too.
-            replicas |= {f"{topic.name}-{one.partition_index}": _replicas_of(one) for one in topic.partitions}
+            replicas |= {f"{topic.name}-{one.partition_index}": _replicas_of(one) for one in topic.partitions or ()}
         cursor = response.next_cursor
         if cursor is None:
             return replicas

@@ -126,6 +126,14 @@ def test_an_error_code_is_a_mismatch(question: Any) -> None:
         ask(question, answer)
 
 
+def test_lists_that_are_null_are_empty() -> None:
+    """Kafka's protocol has null lists. A broker that sends them must not break the step that asks."""
+    with pytest.raises(ProtocolMismatch, match="0 partitions"):
+        ask(describe_quorum, b"\0" + struct.pack(">h", 0) + b"\0" + b"\0")
+    partitions, _ = ask(read_partitions, b"\0" + struct.pack(">i", 0) + b"\0" + b"\xff" + b"\0")
+    assert partitions == {}
+
+
 @pytest.mark.parametrize("question", [describe_quorum, count_apis])
 def test_an_answer_to_another_request_is_a_mismatch(question: Any) -> None:
     answer = struct.pack(">hi", 0, 61) if question is count_apis else quorum_answer()
