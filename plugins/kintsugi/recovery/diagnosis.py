@@ -14,7 +14,8 @@ The rules, in order; the first that fits decides:
     server. So the peers decide. One peer says "up" → **partitioned**. No peer could be asked and the platform does
     not know either → **partitioned**, because the control plane may be cut off. Else → **host lost**.
 6.  The host answers, the service doesn't, and its disk has no room left → **disk full**. This also holds while the init
-    restarts the service: it can't start before something is deleted, and nobody knows what may be deleted.
+    restarts the service: it can't start before something is deleted, and nobody knows what may be deleted. It doesn't
+    hold for a small file system that is mostly free: the volume isn't mounted, and its data must not be destroyed.
 7.  The service refuses connections and has just logged that it can't read its data → **data damaged**. This also holds
     while the init restarts it: it will read the same data again.
 8.  The service answers a probe from the node itself, or its socket listens although we are refused →
@@ -154,11 +155,16 @@ def _diagnose_network(seen: Observation) -> Diagnosis | None:
 
 def _diagnose_full_disk(seen: Observation) -> Diagnosis | None:
     """Rule 6: the host is up, and its disk has no room left."""
-    if seen.room is None or seen.room.free >= FULL_BELOW:
+    if not _is_full(seen.room):
         return None
     return _diagnosis(
         FailureMode.DISK_FULL, f"{seen.node} doesn't serve, and its disk is full: {_describe_room(seen.room)}"
     )
+
+
+def _is_full(room: Headroom | None) -> bool:
+    """Whether something has filled the volume. If little is there and most of it is free, the volume isn't mounted."""
+    return room is not None and room.free < FULL_BELOW and 2 * room.free < room.size
 
 
 def _diagnose_damaged_data(seen: Observation) -> Diagnosis | None:
@@ -238,7 +244,7 @@ def _describe_oddities(seen: Observation) -> str:
         odd.append(f"its sshd doesn't (ssh: {seen.ssh.value}), so Ansible could not reach it")
     if seen.volume_intact is False:
         odd.append("its data directory is gone")
-    if seen.room is not None and seen.room.free < FULL_BELOW:
+    if _is_full(seen.room):
         odd.append(f"its disk is full ({_describe_room(seen.room)})")
     if down := _peers_with_view(seen, PeerOpinion.DOWN):
         odd.append(f"it is down according to {down}")

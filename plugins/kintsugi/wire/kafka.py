@@ -140,7 +140,9 @@ async def read_partitions(connection: Connection) -> dict[str, Replicas]:
         for topic in response.topics or ():
             require_success(topic.error_code)
             # The error code of a partition doesn't matter: one without a leader is listed too.
-            replicas |= {f"{topic.name}-{one.partition_index}": _replicas_of(one) for one in topic.partitions or ()}
+            replicas |= {
+                f"{topic.name}-{one.partition_index}": _replicas_of(one) for one in topic.partitions or ()
+            }
         cursor = response.next_cursor
         if cursor is None:
             return replicas

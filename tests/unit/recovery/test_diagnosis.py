@@ -54,6 +54,13 @@ TABLE = [
     (seen(REFUSED, OK, room=FULL), FailureMode.DISK_FULL, "0 of 1,073,741,824 bytes are free"),
     (seen(REFUSED, OK, room=Headroom(FULL_BELOW - 1, 2**30)), FailureMode.DISK_FULL, "its disk is full"),
     (seen(REFUSED, OK, room=ROOM), FailureMode.PROCESS_DOWN, "nothing listens"),
+    # The volume is not mounted: a small file system shows in its place, and all of it is free.
+    (seen(REFUSED, OK, room=Headroom(2**16, 2**16)), FailureMode.PROCESS_DOWN, "nothing listens"),
+    (
+        seen(REFUSED, OK, room=Headroom(2**16, 2**16), init_state="BACKOFF"),
+        FailureMode.MISCONFIGURED,
+        "exits each time",
+    ),
     (seen(REFUSED, OK, room=FULL, init_state="BACKOFF"), FailureMode.DISK_FULL, "its disk is full"),
     (seen(REFUSED, OK, room=FULL, init_state="STARTING"), FailureMode.DISK_FULL, "its disk is full"),
     (seen(REFUSED, OK, room=FULL, progress="replaying"), FailureMode.DISK_FULL, "its disk is full"),
