@@ -7,9 +7,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import http.client
 import os
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -19,6 +22,13 @@ from pathlib import Path
 
 import psutil
 
+from kintsugi.core.certificates import (
+    Principal,
+    client_certificate,
+    create_authority,
+    has_authority,
+    trust_file,
+)
 from kintsugi.core.fleet import Role
 from kintsugi.core.processes import owned_pids
 from kintsugi.core.settings import Settings, cassandra_jmx_port
@@ -27,10 +37,13 @@ from kintsugi.infra.class_data_sharing import cassandra_modules, java_home
 
 CONTROL_PLANE = "control plane"
 NOT_SIGNED_IN = (401, 403)
-# Authentication of Kafka and Cassandra is still to come: docs/security.md.
-LEFT_OPEN = {(Role.KAFKA, 9092), (Role.KAFKA, 9093), (Role.CASSANDRA, 9042), (Role.CASSANDRA, 7000)}
+# What `mutual_tls: true` of the fleet file closes: docs/security.md.
+TLS_PORTS = {(Role.KAFKA, 9092), (Role.KAFKA, 9093), (Role.CASSANDRA, 9042), (Role.CASSANDRA, 7000)}
 SPARK_PAGES = {(Role.SPARK_MASTER, 8080), (Role.SPARK_MASTER, 4040), (Role.SPARK_WORKER, 8081)}
 _SCRIPT = "from pyspark.sql import SparkSession\nSparkSession.builder.getOrCreate().range(1).count()\nprint('RAN')\n"
+_TLS_ALERT = 21
+_OPTIONS = struct.pack(">BBhBi", 4, 0, 0, 5, 0)  # CQL's native protocol v4
+_API_VERSIONS = struct.pack(">ihhihc", 11, 18, 0, 7, 1, b"x")  # Kafka's, version 0
 _RPC_REQUEST = 3  # Spark's network protocol: type of a request that wants an answer
 
 
@@ -67,8 +80,8 @@ def attack_on(settings: Settings, port: OpenPort) -> Attack | None:
         return use_jmx([str(java_home() / "bin" / "java"), *cassandra_modules(), "-cp", jars])
     if port.number == node.ssh_port:
         return log_in
-    if (node.role, port.number) in LEFT_OPEN:
-        return None
+    if (node.role, port.number) in TLS_PORTS:
+        return knock_without_certificate(settings) if has_authority(settings) else None
     if (node.role, port.number) == (Role.SPARK_MASTER, 7077):
         return submit_application
     if (node.role, port.number) in SPARK_PAGES:
@@ -125,6 +138,41 @@ def call_gateway(port: OpenPort, scratch: Path) -> None:
         except (TimeoutError, ConnectionError):
             answer = b""
     assert not answer.startswith(b"!y"), f"{port}: answered {answer[:200]!r}"
+
+
+def knock_without_certificate(settings: Settings) -> Attack:
+    """Choose the attack of who knows the authority's certificate, and has none that it signed."""
+    trust = str(trust_file(settings))
+
+    def attack(port: OpenPort, scratch: Path) -> None:
+        other = dataclasses.replace(settings, state=scratch / "other authority")
+        create_authority(other)
+        nobody, stranger = (ssl.create_default_context(cafile=trust) for _ in range(2))
+        stranger.load_cert_chain(client_certificate(other, Principal.RECOVERY))
+        for context in (None, nobody, stranger):
+            answer = _first_byte_of_answer(port, context)
+            assert not answer or answer[0] == _TLS_ALERT, f"{port}: answered {answer!r}"
+
+    return attack
+
+
+def _first_byte_of_answer(port: OpenPort, context: ssl.SSLContext | None) -> bytes:
+    """What the server answers to a question that needs no right in its protocol; empty without an answer."""
+    question = _API_VERSIONS if port.number in (9092, 9093) else _OPTIONS
+    try:
+        with contextlib.ExitStack() as stack:
+            connection = stack.enter_context(
+                socket.create_connection((port.address, port.number), timeout=10)
+            )
+            if context is not None:
+                connection = stack.enter_context(
+                    context.wrap_socket(connection, server_hostname=port.address)
+                )
+            connection.sendall(question)
+            # In TLS 1.3 a client learns of a refusal when it reads.
+            return connection.recv(1)
+    except OSError:
+        return b""
 
 
 def open_page(port: OpenPort, scratch: Path) -> None:

@@ -1,7 +1,8 @@
 """One installation for all end-to-end tests: up, ingest, pull a plug, recovered by itself; down at the end.
 
-Real Kafka, Cassandra, Spark, Airflow, Postgres, S3, sshd, Terraform and Ansible, on addresses of their own. All of them
-run with every package client and proxy pointing at an address where nobody listens: a recovery downloads nothing.
+Real Kafka, Cassandra, Spark, Airflow, Postgres, S3, sshd, Terraform and Ansible, on addresses of their own, with
+``mutual_tls: true``. All of them run with every package client and proxy pointing at an address where nobody listens:
+a recovery downloads nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ class Command:
 @pytest.fixture(scope="session")
 def kintsugi() -> Iterator[Command]:
     with open_directory() as directory:
-        command = Command(installation(directory, "127.40"))
+        settings = installation(directory, "127.40")
+        locked = settings.fleet_file.read_text().replace("mutual_tls: false", "mutual_tls: true")
+        settings.fleet_file.write_text(locked)
+        command = Command(settings)
         try:
             yield command
         finally:

@@ -17,7 +17,8 @@ from tests.e2e.conftest import Command
 HOLDERS = (
     "secrets/*", "control/airflow.env", "control/watchdog.env", "control/airflow/passwords.json",
     "control/spark/conf/spark-defaults.conf", "control/s3/s3proxy.properties",
-    "nodes/*/etc/spark/spark-defaults.conf", "nodes/*/etc/cassandra/jmx.password",
+    "nodes/*/etc/spark/spark-defaults.conf", "nodes/*/etc/cassandra/jmx.password", "secrets/tls/*",
+    "nodes/*/etc/tls/*",
 )  # fmt: skip
 # Spark hands its secret to an executor in this variable, whatever is configured.
 SPARK_HANDS_ON = b"_SPARK_AUTH_SECRET="
@@ -65,7 +66,14 @@ def test_no_file_shows_a_secret_but_those_that_must(settings: Settings) -> None:
 
 
 def secrets(settings: Settings) -> dict[str, bytes]:
-    """The installation's secrets that are one line of text, by name."""
+    """The installation's secrets by name, each as one line: of a key its first, of a login the password."""
     found = {path.name: path.read_bytes().strip() for path in settings.secrets.iterdir() if path.is_file()}
     assert {SPARK_RPC_SECRET, SPARK_UI_SECRET, CASSANDRA_JMX_SECRET, "s3"} <= found.keys()
+    for path in settings.tls.glob("*.login"):
+        found[path.name] = path.read_bytes().split()[1]
+    for path in settings.tls.glob("*.pem"):
+        first, second, *_ = path.read_bytes().splitlines()
+        if b"PRIVATE KEY" in first:
+            found[path.name] = second
+    assert {"authority.pem", "stream.login", "recovery.pem"} <= found.keys()
     return found

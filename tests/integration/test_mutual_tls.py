@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ from kintsugi.probes.protocols import probe_cassandra, probe_kafka, probe_node
 from kintsugi.probes.stream_progress import read_offsets
 from kintsugi.releases import secret_rotation
 from kintsugi.wire.kafka_quorum import find_leader
+from tests import strangers
 from tests.installations import installation, open_directory
 from tests.integration.servers import wait_until
 from tests.integration.test_fleet_heal import postgres
@@ -89,16 +89,6 @@ def the(settings: Settings, role: Role) -> Node:
     return node
 
 
-@pytest.fixture
-def stranger(tmp_path: Path, settings: Settings) -> ssl.SSLContext:
-    """Somebody with a certificate of another authority, who knows ours."""
-    other = installation(tmp_path, BLOCK)
-    certificates.create_authority(other)
-    context = ssl.create_default_context(cafile=str(certificates.trust_file(settings)))
-    context.load_cert_chain(certificates.client_certificate(other, Principal.RECOVERY))
-    return context
-
-
 def test_a_probe_gets_its_answers(settings: Settings) -> None:
     for node in settings.fleet:
         assert asyncio.run(probe_node(node)).answer is ProbeResult.OK
@@ -120,26 +110,12 @@ def test_a_node_can_probe_itself(settings: Settings, role: Role) -> None:
 
 @pytest.mark.parametrize("port", [9092, 9093, 9042, 7000])
 def test_no_port_answers_who_has_no_certificate_of_ours(
-    settings: Settings, stranger: ssl.SSLContext, port: int
+    settings: Settings, port: int, tmp_path: Path
 ) -> None:
     node = the(settings, Role.KAFKA if port in (9092, 9093) else Role.CASSANDRA)
-    nobody = ssl.create_default_context(cafile=str(certificates.trust_file(settings)))
-    for context in (nobody, stranger):
-        with pytest.raises(OSError):
-            exchange(node.address, port, context)
-
-
-def exchange(address: str, port: int, context: ssl.SSLContext) -> bytes:
-    """Send CQL's OPTIONS over TLS, and return the answer; in TLS 1.3 a client learns of a refusal when it reads."""
-    with (
-        socket.create_connection((address, port), timeout=10) as connection,
-        context.wrap_socket(connection, server_hostname=address) as secure,
-    ):
-        secure.sendall(b"\x04\x00\x00\x00\x05\x00\x00\x00\x00")
-        answer = secure.recv(1)
-    if not answer:
-        raise ConnectionResetError("closed without an answer")
-    return answer
+    attack = strangers.attack_on(settings, strangers.OpenPort(node.name, node.address, port))
+    assert attack is not None
+    attack(strangers.OpenPort(node.name, node.address, port), tmp_path)
 
 
 def test_a_probe_without_tls_is_no_sign_of_life(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,8 @@ def renew_secrets(settings: Settings) -> str:
             f"{logins} logins of Cassandra",
         ]
     replace_secret(settings, CASSANDRA_JMX_SECRET)
-    mark.touch(mode=0o600)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
     return f"renewed: {', '.join([*renewed, 'the password of JMX'])}"
 
 
@@ -96,4 +97,4 @@ def _super_session(settings: Settings) -> AbstractContextManager[Session]:
 
 def _unfinished(settings: Settings) -> Path:
     """The mark of a rotation that was begun and isn't finished."""
-    return settings.secrets / "rotation-unfinished"
+    return settings.control / "rotation-unfinished"
