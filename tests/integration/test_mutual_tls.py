@@ -27,6 +27,7 @@ from kintsugi.environments.local import node as nodes
 from kintsugi.infra.ansible import Ansible
 from kintsugi.infra.ssh import run_over_ssh
 from kintsugi.infra.terraform import Terraform
+from kintsugi.operations.readiness import READ_RANGE
 from kintsugi.pipeline.authorization import current_login
 from kintsugi.pipeline.cassandra_session import session_scope
 from kintsugi.pipeline.consumer_offsets import commit_offsets, group_consumer
@@ -37,6 +38,7 @@ from kintsugi.probes.peers import query_cassandra
 from kintsugi.probes.protocols import probe_cassandra, probe_kafka, probe_node
 from kintsugi.probes.stream_progress import read_offsets
 from kintsugi.releases import secret_rotation
+from kintsugi.wire import cql
 from kintsugi.wire.kafka_quorum import find_leader
 from tests import strangers
 from tests.installations import installation, open_directory
@@ -95,6 +97,8 @@ def test_a_probe_gets_its_answers(settings: Settings) -> None:
     cassandra = the(settings, Role.CASSANDRA)
     rows = asyncio.run(query_cassandra(cassandra, "SELECT address FROM system_views.gossip_info"))
     assert rows == [{"address": cassandra.address}]
+    told = asyncio.run(query_cassandra(cassandra, READ_RANGE.format(token=0), cql.ALL))
+    assert "0x2100" not in str(told), "the probe has no right to read a range"
     # The first question about a group makes Kafka create the topic of all groups.
     wait_until(lambda: read_offsets(brokers(settings)) == (0, 0), 60, "the offsets can be read", interval=0.5)
     leader, _ = find_leader(settings.fleet.endpoints(Role.KAFKA, KAFKA_CONTROLLER_PORT))

@@ -6,7 +6,7 @@ principal   Kafka                                      Cassandra
 ingest      writes trades and dead letters             nothing
 stream      reads trades, writes dead letters, group   reads and writes the tables, adds columns
 page        nothing                                    reads the tables
-probe       describes cluster, topics and groups       reads the tables and the views of a node
+probe       describes cluster, topics and groups       reads the tables, and those of the system
 recovery    administers (super user)                   administers (super user)
 ==========  =========================================  ==========================================
 
@@ -57,6 +57,11 @@ _CASSANDRA = (
     (Principal.PAGE, ("SELECT",), f"KEYSPACE {KEYSPACE}"),
     (Principal.PROBE, ("SELECT",), f"KEYSPACE {KEYSPACE}"),
     (Principal.PROBE, ("SELECT",), "KEYSPACE system_views"),
+    (
+        Principal.PROBE,
+        ("SELECT",),
+        "KEYSPACE system_distributed",
+    ),  # a range that has all its replicas can be read
 )
 
 ROLES = tuple(dict.fromkeys(principal for principal, _, _ in _CASSANDRA))
