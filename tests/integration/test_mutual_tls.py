@@ -27,7 +27,9 @@ from kintsugi.environments.local import node as nodes
 from kintsugi.infra.ansible import Ansible
 from kintsugi.infra.ssh import run_over_ssh
 from kintsugi.infra.terraform import Terraform
+from kintsugi.operations.gossip_generation import KEEP, KEPT
 from kintsugi.operations.readiness import READ_RANGE
+from kintsugi.operations.verification_cassandra import RestrictedSession
 from kintsugi.pipeline.authorization import current_login
 from kintsugi.pipeline.cassandra_session import session_scope
 from kintsugi.pipeline.consumer_offsets import commit_offsets, group_consumer
@@ -229,6 +231,13 @@ def test_cassandra_allows_each_role_its_work_and_no_more(
         for statement in refused:
             with pytest.raises(Unauthorized):
                 session.execute(statement)
+
+
+def test_recovery_may_keep_the_gossip_generation_of_a_node(settings: Settings) -> None:
+    with RestrictedSession(contact_points(settings)) as session:
+        kept = session.execute(KEPT).one()
+        session.execute(KEEP, (kept.written_us + 1, kept.gossip_generation))
+        assert session.execute(KEPT).one() == (kept.gossip_generation, kept.written_us + 1)
 
 
 def test_ingest_has_no_role_in_cassandra(settings: Settings) -> None:
