@@ -157,18 +157,38 @@ def test_a_life_with_the_number_of_one_that_announced_its_end_is_noticed_and_the
     fast = int(time.time()) + 7200
     with verification_cassandra.RestrictedSession([node.address]) as session:
         session.execute(gossip_generation.KEEP, (fast * 10**6, fast))
-    assert asyncio.run(gossip_generation.generation_is_behind(FLEET, node)) is None
+    assert asyncio.run(gossip_generation.ignored_by_peers(FLEET, node)) is None
     for _ in (1, 2):
         ring.by_name[node.name].stop()
         ring.start(node)
-    said = asyncio.run(gossip_generation.generation_is_behind(FLEET, node))
-    assert said is not None
-    assert said.startswith(f"{NODES[0].name} and {NODES[1].name} ignore {node.name}")
-    gossip_generation.bump_generation(node)
+    known = asyncio.run(gossip_generation.ignored_by_peers(FLEET, node))
+    assert known is not None
+    assert known.why.startswith(f"{NODES[0].name} and {NODES[1].name} ignore {node.name}")
+    heard_again_after_a_restart(ring, node, known.generation)
+
+
+def test_a_life_whose_number_was_lost_with_its_disk_is_noticed_and_the_next_one_is_heard(ring: Ring) -> None:
+    """Seen in a campaign: a clock that was an hour fast, then a new disk. Its peers would ignore it for an hour."""
+    node = NODES[2]
+    with verification_cassandra.RestrictedSession([node.address]) as session:
+        kept = session.execute(gossip_generation.KEPT).one()
+        assert kept.gossip_generation > time.time() + 600, "the test before left a number of the future"
+        session.execute(gossip_generation.KEEP, (kept.written_us + 1, int(time.time()) - 60))
+    ring.by_name[node.name].kill()
+    ring.start(node)
+    known = asyncio.run(gossip_generation.ignored_by_peers(FLEET, node))
+    assert known is not None
+    assert "newer, from a clock that was ahead" in known.why
+    assert known.generation >= kept.gossip_generation
+    heard_again_after_a_restart(ring, node, known.generation)
+
+
+def heard_again_after_a_restart(ring: Ring, node: Node, generation: int) -> None:
+    gossip_generation.continue_from(node, generation)
     ring.by_name[node.name].stop()
     ring.start(node)
     asyncio.run(readiness.poll_until(lambda: readiness.readiness_gap(FLEET, node), 60, "not ready"))
-    assert asyncio.run(gossip_generation.generation_is_behind(FLEET, node)) is None
+    assert asyncio.run(gossip_generation.ignored_by_peers(FLEET, node)) is None
 
 
 def damage_newest_log(ring: Ring, node: Node, damage: Callable[[NodeFile], bool]) -> int:

@@ -17,7 +17,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from kintsugi.core.connections import store_dsn
@@ -166,16 +165,14 @@ async def _view_of(coordinator: Node, node: Node) -> _View:
 def is_older_generation(node: Node, peer: Node, held: int | None, own: int | None) -> str | None:
     """Return that ``peer`` knows a newer generation of ``node`` than the current one, and what to do; else None.
 
-    ``held``, ``own``: the generation of ``node`` in the gossip of each, in seconds since 1970. The generation of a
-    Cassandra node is the time of its start, or one more than the last one on its disk. Peers ignore a generation that
-    is smaller than the one they know. So they ignore a node that lost its disk after its clock had been ahead.
+    ``held``, ``own``: the generation of ``node`` in the gossip of each, in seconds since 1970. Peers ignore one that is
+    smaller than the one they know; see `kintsugi.operations.gossip_generation`.
     """
     if held is None or own is None or held <= own:
         return None
-    when = datetime.fromtimestamp(held, UTC).strftime("%H:%M:%S UTC")
     return (
         f"{peer.name} ignores {node.name}: it knows a gossip generation of it that is {held - own} s newer, from a "
-        f"clock that was ahead; restart {node.name} after {when} (recover_node, action restart)"
+        f"clock that was ahead; a recovery starts it with a newer one (recover_node, action restart)"
     )
 
 

@@ -259,22 +259,20 @@ def _await_ready(context: Context, node: Node, step: FencedStep) -> str:
             diagnosis = diagnose_node(assessment.observe_node(context, node))
             if patience.passed_s() > PATIENCE_S.get(diagnosis.verdict, GRACE_S):
                 raise PermanentStepError(f"{diagnosis.reason} {waiting}") from waiting
-            _renew_generation_if_behind(context, node, step)
+            _restart_if_ignored(context, node, step)
 
 
-def _renew_generation_if_behind(context: Context, node: Node, step: FencedStep) -> None:
-    """Restart a Cassandra node if its gossip generation is behind the one that its peers know."""
-    why = (
-        asyncio.run(gossip_generation.generation_is_behind(context.fleet, node))
-        if node.role is Role.CASSANDRA
-        else None
-    )
-    if why is None:
+def _restart_if_ignored(context: Context, node: Node, step: FencedStep) -> None:
+    """Restart a Cassandra node with a newer gossip generation if its peers ignore the one that it has."""
+    if node.role is not Role.CASSANDRA:
+        return
+    known = asyncio.run(gossip_generation.ignored_by_peers(context.fleet, node))
+    if known is None:
         return
     with context.store.kill_lock():  # its peers ignore it, so it is not a live replica
         step.check()
-        step.note(f"{why}; it is restarted")
-        gossip_generation.bump_generation(node)
+        step.note(f"{known.why}; it is restarted and continues from there")
+        gossip_generation.continue_from(node, known.generation)
         _run_restart(context, node, assignment.ansible_for(context, node.name))
 
 
