@@ -7,7 +7,7 @@ FROM ${BASE_IMAGE} AS programs
 RUN apt-get -q update \
     && DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install \
         ca-certificates iptables libfaketime make openjdk-17-jre-headless openssh-client openssh-server \
-        postgresql procps python3.11 rsyslog util-linux \
+        postgresql procps python3.11 rsyslog rsyslog-gnutls util-linux \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /usr/lib/postgresql/*/lib/llvmjit.so \
         /usr/lib/postgresql/*/lib/bitcode /usr/lib/*/libLLVM-* /usr/lib/*/libz3.so* \
     && mkdir -p /run/sshd

@@ -99,7 +99,7 @@ def _attack_on_control_plane(settings: Settings, port: OpenPort) -> Attack | Non
     attacks = {
         plane.airflow_port: open_airflow,
         plane.s3_port: list_bucket,
-        plane.log_port: None,  # rsyslog: whoever can reach it can write lines; docs/security.md
+        plane.log_port: send_log_line(settings) if has_authority(settings) else None,
     }
     assert port.number in attacks, f"unknown open port {port}"
     return attacks[port.number]
@@ -140,16 +140,45 @@ def call_gateway(port: OpenPort, scratch: Path) -> None:
     assert not answer.startswith(b"!y"), f"{port}: answered {answer[:200]!r}"
 
 
-def knock_without_certificate(settings: Settings) -> Attack:
-    """Choose the attack of who knows the authority's certificate, and has none that it signed."""
-    trust = str(trust_file(settings))
+def send_log_line(settings: Settings, also: ssl.SSLContext | None = None) -> Attack:
+    """Choose the attack that writes a line into the log of a node. ``also``: one more way to connect."""
 
     def attack(port: OpenPort, scratch: Path) -> None:
-        other = dataclasses.replace(settings, state=scratch / "other authority")
-        create_authority(other)
-        nobody, stranger = (ssl.create_default_context(cafile=trust) for _ in range(2))
-        stranger.load_cert_chain(client_certificate(other, Principal.RECOVERY))
-        for context in (None, nobody, stranger):
+        for context in (*_contexts_of_strangers(settings, scratch), *([also] if also else [])):
+            with contextlib.suppress(ConnectionError, ssl.SSLError):
+                _send_and_wait(port, context)
+
+    return attack
+
+
+def _send_and_wait(port: OpenPort, context: ssl.SSLContext | None) -> None:
+    """Send a line; rsyslog answers nothing, but an open connection says that it waits for the next one."""
+    with contextlib.ExitStack() as stack:
+        connection = stack.enter_context(socket.create_connection((port.address, port.number), timeout=5))
+        if context is not None:
+            connection = stack.enter_context(context.wrap_socket(connection, server_hostname=port.address))
+        connection.sendall(b"<14>1 2026-01-01T00:00:00Z kafka-1 kafka - - - forged\n")
+        try:
+            connection.recv(1)
+        except TimeoutError:
+            raise AssertionError(f"{port}: it waits for more") from None
+
+
+def _contexts_of_strangers(settings: Settings, scratch: Path) -> list[ssl.SSLContext | None]:
+    """How somebody connects who knows the authority's certificate, and has none that it signed."""
+    trust = str(trust_file(settings))
+    other = dataclasses.replace(settings, state=scratch / "other authority")
+    create_authority(other)
+    nobody, stranger = (ssl.create_default_context(cafile=trust) for _ in range(2))
+    stranger.load_cert_chain(client_certificate(other, Principal.RECOVERY))
+    return [None, nobody, stranger]
+
+
+def knock_without_certificate(settings: Settings) -> Attack:
+    """Choose the attack on a port of Kafka or Cassandra."""
+
+    def attack(port: OpenPort, scratch: Path) -> None:
+        for context in _contexts_of_strangers(settings, scratch):
             answer = _first_byte_of_answer(port, context)
             assert not answer or answer[0] == _TLS_ALERT, f"{port}: answered {answer!r}"
 

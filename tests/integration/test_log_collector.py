@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import socket
+import ssl
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +13,19 @@ from pathlib import Path
 import pytest
 
 from kintsugi.controlplane.log_collector import MESSAGE_BYTES, OTHER, UNKNOWN, LogCollector
+from kintsugi.core.certificates import (
+    Principal,
+    client_certificate,
+    create_authority,
+    node_certificate,
+    trust_file,
+)
 from kintsugi.core.processes import find_listener, wait_until
-from tests.installations import installation
+from kintsugi.core.settings import Settings
+from kintsugi.environments.local.node_config import write_configuration
+from kintsugi.environments.local.node_isolation import Isolation
+from tests.installations import installation, open_directory
+from tests.strangers import OpenPort, send_log_line
 
 Send = Callable[[str], None]
 
@@ -26,14 +38,41 @@ def collector(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[LogCol
     if getattr(request, "param", False):
         senders = {node.name: node.address for node in settings.fleet}
         collector = dataclasses.replace(collector, senders=senders)
+    with run_collector(collector):
+        yield collector
+
+
+@contextlib.contextmanager
+def run_collector(collector: LogCollector) -> Iterator[LogCollector]:
     collector.prepare()
-    process = subprocess.Popen(collector.program().command)
-    try:
+    with run_rsyslogd(collector.program().command):
         assert wait_until(lambda: find_listener(collector.address, collector.port) is not None, 10)
         yield collector
+
+
+@contextlib.contextmanager
+def run_rsyslogd(command: list[str]) -> Iterator[None]:
+    process = subprocess.Popen(command)
+    try:
+        yield
     finally:
         process.terminate()
         process.wait(10)
+
+
+@pytest.fixture
+def locked_settings() -> Iterator[Settings]:
+    with open_directory() as directory:
+        settings = installation(directory, "127.37")
+        create_authority(settings)
+        yield settings
+
+
+@pytest.fixture
+def locked_collector(locked_settings: Settings) -> Iterator[LogCollector]:
+    """A running collector of an installation with an authority."""
+    with run_collector(LogCollector.of(locked_settings)) as collector:
+        yield collector
 
 
 @pytest.fixture
@@ -127,3 +166,35 @@ def _text(path: Path) -> str:
 def test_no_file_with_its_number_keeps_the_next_one_from_starting(collector: LogCollector) -> None:
     """After a crash of the machine a stranger may have that number, and rsyslogd would take it for itself."""
     assert {path.name for path in collector.directory.iterdir()} == {"rsyslog.conf", "rotate"}
+
+
+def test_a_node_sends_its_logs_over_tls(locked_settings: Settings, locked_collector: LogCollector) -> None:
+    node = locked_settings.fleet.node("kafka-1")
+    plane = locked_settings.fleet.control_plane
+    write_configuration(locked_settings, node, plane, Isolation.DEATH_SIGNAL, "root")
+    root = locked_settings.node_root(node.name)
+    collected = locked_collector.logs / "kafka-1/kafka.log"
+    with run_rsyslogd(["rsyslogd", "-n", "-f", str(root / "etc/rsyslog.conf"), "-iNONE"]):
+        (root / "log/kafka.log").write_text("Kafka Server started\n")
+        assert wait_until(lambda: "Kafka Server started" in _text(collected), 20)
+
+
+def test_who_is_no_node_sends_nothing(
+    locked_settings: Settings, locked_collector: LogCollector, tmp_path: Path
+) -> None:
+    port = OpenPort("control plane", locked_collector.address, locked_collector.port)
+    send_log_line(locked_settings)(port, tmp_path)
+    page = ssl.create_default_context(cafile=str(trust_file(locked_settings)))
+    page.load_cert_chain(client_certificate(locked_settings, Principal.PAGE))
+    with pytest.raises(AssertionError, match="waits for more"):
+        send_log_line(locked_settings, also=context_of_node(locked_settings))(port, tmp_path)
+    send_log_line(locked_settings, also=page)(port, tmp_path)
+    assert [path for path in locked_collector.logs.rglob("*.log") if "forged" in path.read_text()] == [
+        locked_collector.logs / "kafka-1/kafka.log"
+    ]
+
+
+def context_of_node(settings: Settings) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(trust_file(settings)))
+    context.load_cert_chain(node_certificate(settings, settings.fleet.node("kafka-1")))
+    return context

@@ -3,7 +3,8 @@
 A lost host can't hand over its logs, so what a dead node said last is here:
 ``control/node-logs/<node>/<service>.log``.
 
-Senders are not authenticated: that needs certificates. So what a stranger can do here is bounded:
+With an authority (`kintsugi.core.certificates`) only a node can send, over TLS. Without one anybody can. In both cases
+what a sender can do here is bounded:
 
 1. Only names of the fleet's nodes and of their services become paths. A message of another service of a node goes to
    its `OTHER`, any other message to `UNKNOWN`; both say who sent it.
@@ -20,7 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kintsugi.core.certificates import Principal, collector_certificate, has_authority
 from kintsugi.core.errors import PreflightError
+from kintsugi.environments.local.node_config import tls_files
 from kintsugi.infra.supervisord import Program
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 16 * 1024 * 1024  # of one service's log, before it becomes <service>.log.1
 MESSAGE_BYTES = 64 * 1024
 OTHER, UNKNOWN = "other.log", "unknown.log"
+_SENDERS = (Principal.KAFKA, Principal.CASSANDRA, Principal.STREAM)
 SERVICES = (
     "init", "sshd", "rsyslogd", "kafka", "cassandra", "spark-master", "spark-worker", "stream-trades",
 )  # fmt: skip
@@ -36,8 +40,9 @@ SERVICES = (
 
 _CONFIGURATION = """\
 # Written by `kintsugi up`. Receives the nodes' logs; a name from the network becomes a path only if it is known.
-global(workDirectory="{directory}" maxMessageSize="{message_bytes}" processInternalMessages="off" net.enableDNS="off")
-module(load="imtcp" maxSessions="200" keepAlive="on")
+global(workDirectory="{directory}" maxMessageSize="{message_bytes}" processInternalMessages="off"
+       net.enableDNS="off"{certificates})
+module(load="imtcp" maxSessions="200" keepAlive="on"{from_whom})
 input(type="imtcp" address="{address}" port="{port}" ruleset="collect")
 template(name="file" type="string"
          string="{logs}/%HOSTNAME%/%$!file%")
@@ -59,6 +64,9 @@ ruleset(name="collect") {{
   }}
 }}
 """
+_FROM_NODES = """
+       streamDriver.name="gtls" streamDriver.mode="1" streamDriver.authMode="x509/name" permittedPeer=[{peers}]\
+"""
 _WRITING = """\
 dirCreateMode="0700" fileCreateMode="0600" flushOnTXEnd="on" asyncWriting="off"
              rotation.sizeLimit="{max_bytes}" rotation.sizeLimitCommand="{rotate}"\
@@ -70,6 +78,7 @@ class LogCollector:
     """The collector of one installation; it writes below ``logs``.
 
     ``senders``: the nodes that may send, each with the address that it must send from; None where all nodes share one.
+    ``certificate``: the file with its key and certificate; None without TLS.
     """
 
     address: str
@@ -78,6 +87,7 @@ class LogCollector:
     logs: Path
     senders: Mapping[str, str | None]
     max_bytes: int = MAX_BYTES
+    certificate: Path | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> LogCollector:
@@ -87,7 +97,10 @@ class LogCollector:
         # In `local` every node sends from the loopback interface, whatever its own address.
         own_address = fleet.environment != "local"
         senders = {node.name: node.address if own_address else None for node in fleet}
-        return cls(plane.address, plane.log_port, control / "log-collector", control / "node-logs", senders)
+        return cls(
+            plane.address, plane.log_port, control / "log-collector", control / "node-logs", senders,
+            certificate=collector_certificate(settings) if has_authority(settings) else None,
+        )  # fmt: skip
 
     @property
     def most_files(self) -> int:
@@ -110,6 +123,12 @@ class LogCollector:
             logs=self.logs,
             message_bytes=MESSAGE_BYTES,
             known_node=self._known_node(),
+            certificates=tls_files(self.certificate.parent, self.certificate.name)
+            if self.certificate
+            else "",
+            from_whom=_FROM_NODES.format(peers=", ".join(f'"{name}"' for name in _SENDERS))
+            if self.certificate
+            else "",
             services=", ".join(f'"{name}"' for name in SERVICES),
             most_files=self.most_files,
             other=OTHER,

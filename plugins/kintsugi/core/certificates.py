@@ -37,6 +37,7 @@ class Principal(StrEnum):
 
     KAFKA = "kafka"
     CASSANDRA = "cassandra"
+    COLLECTOR = "collector"
     INGEST = "ingest"
     STREAM = "stream"
     PAGE = "page"
@@ -130,9 +131,11 @@ def renew_certificates(settings: Settings) -> int:
 
     A client reads its new one at its next connection. A server gets its own by its role.
     """
-    files = {principal.value: (principal, ()) for principal in Principal} | {
-        _node_file(node): (_OF_ROLE[node.role], (node.address,)) for node in settings.fleet
-    }
+    plane = settings.fleet.control_plane
+    files: dict[str, tuple[Principal, tuple[str, ...]]] = {
+        **{principal.value: (principal, ()) for principal in Principal},
+        Principal.COLLECTOR.value: (Principal.COLLECTOR, (plane.address,)),
+    } | {_node_file(node): (_OF_ROLE[node.role], (node.address,)) for node in settings.fleet}
     renewed = {name: one for name, one in files.items() if (settings.tls / f"{name}.pem").exists()}
     for name, (principal, addresses) in renewed.items():
         write_private(settings.tls / f"{name}.pem", _signed(settings, principal, addresses))
@@ -145,6 +148,22 @@ def node_certificate(settings: Settings, node: Node) -> Path:
     A node whose address changes gets another certificate.
     """
     return _certificate(settings, _node_file(node), _OF_ROLE[node.role], (node.address,))
+
+
+def collector_certificate(settings: Settings) -> Path:
+    """Return the file with the key and certificate of the log collector, for its address; made at first use.
+
+    The certificate of the authority is beside it.
+    """
+    trust_file(settings)
+    return _certificate(
+        settings, Principal.COLLECTOR.value, Principal.COLLECTOR, (settings.fleet.control_plane.address,)
+    )
+
+
+def principal_of(node: Node) -> Principal:
+    """Return whom the certificate of ``node`` speaks for."""
+    return _OF_ROLE[node.role]
 
 
 def _node_file(node: Node) -> str:

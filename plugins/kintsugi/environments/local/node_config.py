@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from kintsugi.core import certificates
 from kintsugi.core.errors import PreflightError
 from kintsugi.core.fleet import ControlPlaneEndpoints, Node
 from kintsugi.core.settings import Settings, inherited_variables
@@ -83,7 +84,7 @@ Subsystem sftp internal-sftp
 # A template in the form of RFC 5424: HOSTNAME is the node, APP-NAME the service, which is the stem of the log's name.
 # The queue is in memory and drops lines when it is full: a collector that is down must never stop a service.
 _RSYSLOG = """\
-global(workDirectory="{root}/run/rsyslog" maxMessageSize="64k" net.enableDNS="off")
+global(workDirectory="{root}/run/rsyslog" maxMessageSize="64k" net.enableDNS="off"{certificates})
 module(load="imfile" mode="inotify")
 input(type="imfile" file="{root}/log/*.log" tag="log" addMetadata="on" facility="local0"
       reopenOnTruncate="on" ruleset="ship")
@@ -92,12 +93,26 @@ template(name="named" type="string"
 ruleset(name="ship") {{
   set $!service = re_extract($!metadata!filename, "([^/]+)[.]log\\$", 0, 1, "unknown");
   action(type="omfwd" target="{collector}" port="{port}" protocol="tcp" template="named"
-         keepalive="on" action.reportSuspension="off"
+         keepalive="on" action.reportSuspension="off"{to_whom}
          action.resumeRetryCount="-1" action.resumeInterval="2" action.resumeIntervalMax="10"
          queue.type="LinkedList" queue.size="20000" queue.timeoutEnqueue="0" queue.discardMark="18000"
          queue.discardSeverity="0" queue.saveOnShutdown="off")
 }}
 """
+
+
+_TO_COLLECTOR = """
+         StreamDriver="gtls" StreamDriverMode="1" StreamDriverAuthMode="x509/name"
+         StreamDriverPermittedPeers="collector"\
+"""
+
+
+def tls_files(directory: Path, certificate: str) -> str:
+    """Return the parameters of rsyslog's ``global`` for TLS, with the files of ``directory``."""
+    return f"""
+       defaultNetstreamDriver="gtls" defaultNetstreamDriverCAFile="{directory}/trust.pem"
+       defaultNetstreamDriverCertFile="{directory}/{certificate}"
+       defaultNetstreamDriverKeyFile="{directory}/{certificate}\""""
 
 
 def write_configuration(
@@ -139,10 +154,18 @@ def write_configuration(
             inherited=also,
         ),
     )
+    tls = _write_certificates(settings, node, root)
     node_files.write_file(
         root,
         "etc/rsyslog.conf",
-        _RSYSLOG.format(root=root, name=node.name, collector=control.address, port=control.log_port),
+        _RSYSLOG.format(
+            root=root,
+            name=node.name,
+            collector=control.address,
+            port=control.log_port,
+            certificates=tls_files(root / "etc/tls", f"{certificates.principal_of(node)}.pem") if tls else "",
+            to_whom=_TO_COLLECTOR if tls else "",
+        ),
     )
     _write_keys(settings, node, root)
 
@@ -150,6 +173,16 @@ def write_configuration(
 def search_path() -> str:
     """Return ``PATH`` of every node: the installation's own programs come first."""
     return f"{sys.prefix}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def _write_certificates(settings: Settings, node: Node, root: Path) -> bool:
+    """Write what the node's rsyslogd needs before Ansible runs; returns whether the installation uses TLS."""
+    if not certificates.has_authority(settings):
+        return False
+    node_files.make_directory(root, "etc/tls")
+    for name, text in certificates.node_files(settings, node).items():
+        node_files.write_file(root, f"etc/tls/{name}", text, 0o600)
+    return True
 
 
 def _write_keys(settings: Settings, node: Node, root: Path) -> None:
