@@ -7,7 +7,7 @@ import dataclasses
 import socket
 import ssl
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -51,7 +51,7 @@ def run_collector(collector: LogCollector) -> Iterator[LogCollector]:
 
 
 @contextlib.contextmanager
-def run_rsyslogd(command: list[str]) -> Iterator[None]:
+def run_rsyslogd(command: Sequence[str]) -> Iterator[None]:
     process = subprocess.Popen(command)
     try:
         yield

@@ -155,16 +155,16 @@ def _diagnose_network(seen: Observation) -> Diagnosis | None:
 
 def _diagnose_full_disk(seen: Observation) -> Diagnosis | None:
     """Rule 6: the host is up, and its disk has no room left."""
-    if not _is_full(seen.room):
+    if seen.room is None or not _is_full(seen.room):
         return None
     return _diagnosis(
         FailureMode.DISK_FULL, f"{seen.node} doesn't serve, and its disk is full: {_describe_room(seen.room)}"
     )
 
 
-def _is_full(room: Headroom | None) -> bool:
+def _is_full(room: Headroom) -> bool:
     """Whether something has filled the volume. If little is there and most of it is free, the volume isn't mounted."""
-    return room is not None and room.free < FULL_BELOW and 2 * room.free < room.size
+    return room.free < FULL_BELOW and 2 * room.free < room.size
 
 
 def _diagnose_damaged_data(seen: Observation) -> Diagnosis | None:
@@ -244,7 +244,7 @@ def _describe_oddities(seen: Observation) -> str:
         odd.append(f"its sshd doesn't (ssh: {seen.ssh.value}), so Ansible could not reach it")
     if seen.volume_intact is False:
         odd.append("its data directory is gone")
-    if _is_full(seen.room):
+    if seen.room is not None and _is_full(seen.room):
         odd.append(f"its disk is full ({_describe_room(seen.room)})")
     if down := _peers_with_view(seen, PeerOpinion.DOWN):
         odd.append(f"it is down according to {down}")
