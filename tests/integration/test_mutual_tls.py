@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from kintsugi.core import certificates
 from kintsugi.core.certificates import Principal
 from kintsugi.core.client_tls import client_context, kafka_options
 from kintsugi.core.errors import KintsugiError
-from kintsugi.core.fleet import Node, Role
+from kintsugi.core.fleet import Node, Role, load_fleet
 from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import KAFKA_CONTROLLER_PORT, KEYSPACE, TOPIC, Settings
 from kintsugi.environments.local import node as nodes
@@ -35,6 +37,7 @@ from kintsugi.pipeline.cassandra_session import session_scope
 from kintsugi.pipeline.consumer_offsets import commit_offsets, group_consumer
 from kintsugi.pipeline.kafka_producer import open_producer
 from kintsugi.pipeline.schema import ensure_tables, ensure_topics
+from kintsugi.pipeline.stream.submission import connector_jars
 from kintsugi.probes.node_view import parse_view, service_command
 from kintsugi.probes.peers import query_cassandra
 from kintsugi.probes.protocols import probe_cassandra, probe_kafka, probe_node
@@ -170,6 +173,37 @@ def write_one(settings: Settings, principal: Principal) -> None:
         producer.send(TOPIC, b"forged").get(timeout=10)
     finally:
         producer.close(timeout=1)
+
+
+READ = """
+import sys
+from pyspark.sql import SparkSession
+from kintsugi.core.certificates import Principal
+from kintsugi.core.client_tls import spark_kafka_options
+
+spark = SparkSession.builder.master("local[1]").config("spark.jars", sys.argv[2])
+spark = spark.config("spark.ui.enabled", "false").config("spark.driver.bindAddress", "127.0.0.1").getOrCreate()
+options = {"kafka.bootstrap.servers": sys.argv[1], "subscribe": sys.argv[3], **spark_kafka_options(Principal.STREAM)}
+print("read:", [bytes(row.value) for row in spark.read.format("kafka").options(**options).load().collect()])
+"""
+
+
+def test_spark_reads_trades_with_the_files_of_its_node(settings: Settings, tmp_path: Path) -> None:
+    with open_producer(brokers(settings)) as producer:
+        producer.send(TOPIC, value=b"for Spark", key=b"SPY")
+        producer.flush(20)
+    for name, text in certificates.node_files(
+        settings, load_fleet(settings.repository / "fleet.yaml").of(Role.SPARK_WORKER)[0]
+    ).items():
+        (tmp_path / name).write_text(text)
+    jars = ",".join(str(jar) for jar in connector_jars(settings.jars("spark")))
+    done = subprocess.run(
+        [sys.executable, "-c", READ, brokers(settings)[0], jars, TOPIC],
+        env={**os.environ, "KINTSUGI_TLS_DIRECTORY": str(tmp_path), "PYTHONPATH": str(settings.repository / "plugins")},
+        capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert "b'for Spark'" in done.stdout, done.stderr[-3000:]
+    assert "BEGIN PRIVATE KEY" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("principal", [Principal.INGEST, Principal.STREAM, Principal.PAGE, Principal.PROBE])
