@@ -182,7 +182,7 @@ from kintsugi.core.certificates import Principal
 from kintsugi.core.client_tls import spark_kafka_options
 
 spark = SparkSession.builder.master("local[1]").config("spark.jars", sys.argv[2])
-spark = spark.config("spark.ui.enabled", "false").config("spark.driver.bindAddress", "127.0.0.1").getOrCreate()
+spark = spark.config("spark.ui.enabled", "false").config("spark.driver.host", "127.0.0.1").getOrCreate()
 options = {"kafka.bootstrap.servers": sys.argv[1], "subscribe": sys.argv[3], **spark_kafka_options(Principal.STREAM)}
 print("read:", [bytes(row.value) for row in spark.read.format("kafka").options(**options).load().collect()])
 """

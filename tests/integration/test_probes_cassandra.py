@@ -174,7 +174,7 @@ def test_a_life_whose_number_was_lost_with_its_disk_is_noticed_and_the_next_one_
         kept = session.execute(gossip_generation.KEPT).one()
         assert kept.gossip_generation > time.time() + 600, "the test before left a number of the future"
         session.execute(gossip_generation.KEEP, (kept.written_us + 1, int(time.time()) - 60))
-    ring.by_name[node.name].kill()
+    ring.by_name[node.name].stop()
     ring.start(node)
     known = asyncio.run(gossip_generation.ignored_by_peers(FLEET, node))
     assert known is not None
