@@ -21,6 +21,7 @@ from kintsugi.core.fleet import Role
 from kintsugi.core.processes import carries_marker, find_listener
 from kintsugi.core.settings import (
     CASSANDRA_PORT,
+    CASSANDRA_STORAGE_PORT,
     KAFKA_CONTROLLER_PORT,
     KAFKA_PORT,
     SPARK_MASTER_PORT,
@@ -40,7 +41,7 @@ JAVA = 17  # Cassandra 5.0 runs on 11 and 17, Spark 4 on 17 and 21
 
 _ROLE_PORTS = {
     Role.KAFKA: (KAFKA_PORT, KAFKA_CONTROLLER_PORT),
-    Role.CASSANDRA: (CASSANDRA_PORT, 7000),
+    Role.CASSANDRA: (CASSANDRA_PORT, CASSANDRA_STORAGE_PORT),
     Role.SPARK_MASTER: (SPARK_MASTER_PORT, SPARK_MASTER_UI_PORT, 4040),
     Role.SPARK_WORKER: (SPARK_WORKER_UI_PORT,),
 }

@@ -85,7 +85,8 @@ class NodeView:
     ``process``: the service's process; None while ``listening`` is known means that the init runs none. ``cpu_s``:
     processor time that the process has used. ``listening``: whether a socket listens on the service's port.
     ``connected``: whether the node could connect to that port. ``answer``: the service's answer to a probe from the
-    node. ``processor``: how it used the processor meanwhile.
+    node. ``processor``: how it used the processor meanwhile. ``elsewhere``: endpoints (``address:port``) on which the
+    process listens and which aren't its own, as after a wrong configuration.
     """
 
     process: ServiceProcess | None = None
@@ -94,6 +95,12 @@ class NodeView:
     connected: bool | None = None
     answer: ProbeResult | None = None
     processor: ProcessorUse | None = None
+    elsewhere: tuple[str, ...] = ()
+
+    @property
+    def misplaced(self) -> bool:
+        """Whether the service is up, but listens on other endpoints instead of its own port."""
+        return self.listening is False and bool(self.elsewhere)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,12 +27,25 @@ from kintsugi.core.client_tls import TLS_DIRECTORY
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.observation import NodeView, ProbeResult, ProcessorUse, ServiceProcess
 from kintsugi.core.processes import find_listener, start_time
-from kintsugi.core.settings import SPARK_MASTER_PORT, Settings
+from kintsugi.core.settings import (
+    CASSANDRA_PORT,
+    CASSANDRA_STORAGE_PORT,
+    KAFKA_CONTROLLER_PORT,
+    KAFKA_PORT,
+    SPARK_MASTER_PORT,
+    Settings,
+)
 from kintsugi.probes.protocols import PORTS, probe_node
 
 TIMEOUT_S = 1.5
 SAMPLE_S = 0.5  # at least, in which the processor use of the service is measured
 KILLED = "killed"
+_OWN_PORTS = {
+    Role.KAFKA: (KAFKA_PORT, KAFKA_CONTROLLER_PORT),
+    Role.CASSANDRA: (CASSANDRA_PORT, CASSANDRA_STORAGE_PORT),
+}
+_ALL_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104 - only compared
+_LOOPBACK = "127.0.0.1"  # Cassandra's JMX
 # Through a descriptor, and after a comparison of the start: another process may have the same number by now.
 _KILL = """
 import os, signal, sys
@@ -78,6 +91,7 @@ def parse_view(output: str | None) -> NodeView:
         connected=document.get("connected"),
         answer=ProbeResult(document["answer"]) if document.get("answer") else None,
         processor=ProcessorUse(*document["processor"]) if document.get("processor") else None,
+        elsewhere=tuple(document.get("elsewhere", ())),
     )
 
 
@@ -118,6 +132,28 @@ def _read_process(conf: str, service: str) -> tuple[list[int] | None, float | No
     return (None, None) if start is None else ([int(pid), start], used.user + used.system)
 
 
+def foreign_endpoints(pid: int, node: Node) -> list[str]:
+    """Return the endpoints on which a service of ``node`` listens and which its role doesn't have; sorted.
+
+    Empty for Spark, whose processes choose ports by themselves, and if the process has ended.
+    """
+    ports = _OWN_PORTS.get(node.role)
+    with suppress(psutil.Error):
+        found = psutil.Process(pid).net_connections(kind="tcp") if ports else []
+        listened = {
+            (one.laddr.ip.removeprefix("::ffff:"), one.laddr.port)
+            for one in found
+            if one.status == psutil.CONN_LISTEN
+        }
+        return sorted(
+            f"{address}:{port}"
+            for address, port in listened
+            if not (port in (ports or ()) and address in (node.address, *_ALL_ADDRESSES))
+            and address != _LOOPBACK
+        )
+    return []
+
+
 def processor_ns(pid: int) -> tuple[int, int]:
     """Return for how many ns the threads of ``pid`` used the processor, and waited for it (the kernel's run_delay)."""
     used = waited = 0
@@ -149,6 +185,7 @@ def _gather_view(conf: str, service: str, node: Node) -> dict[str, Any]:
         "listening": find_listener(node.address, port) is not None,
         "connected": asyncio.run(_can_connect(node.address, port)),
         "answer": asyncio.run(probe_node(node, TIMEOUT_S)).answer,
+        "elsewhere": foreign_endpoints(process[0], node) if process else [],
     }
     if process and before:
         time.sleep(max(0.0, SAMPLE_S - (time.monotonic() - started_s)))

@@ -20,7 +20,8 @@ The rules, in order; the first that fits decides:
     while the init restarts it: it will read the same data again.
 8.  The service answers a probe from the node itself, or its socket listens although we are refused →
     **partitioned**: something between us and the node is at fault.
-9.  The init reports progress, or is just starting the service → **starting**.
+9.  The service listens, but on another port or address than its own → **misconfigured**. Else, if the init reports
+    progress, or is just starting the service → **starting**.
 10. The init has given up on the service (FATAL), or the service exits again and again (BACKOFF), or the
     service gives an invalid answer → **misconfigured**.
 11. The service is silent and the host is up. Its peers hear it, but no connection to it can be opened →
@@ -104,6 +105,7 @@ def diagnose_node(observation: Observation) -> Diagnosis:
         _diagnose_full_disk(seen)
         or _diagnose_damaged_data(seen)
         or _diagnose_network(seen)
+        or _diagnose_wrong_port(seen)
         or _diagnose_service(seen)
     )
 
@@ -172,6 +174,16 @@ def _diagnose_damaged_data(seen: Observation) -> Diagnosis | None:
     if seen.damage is None or seen.service is not ProbeResult.REFUSED:
         return None
     return _diagnosis(FailureMode.DATA_DAMAGED, f"{seen.node} can't read its data: {seen.damage}")
+
+
+def _diagnose_wrong_port(seen: Observation) -> Diagnosis | None:
+    """Rule 9, first part: the service is up, on an endpoint where no client looks for it."""
+    if not seen.view.misplaced:
+        return None
+    return _diagnosis(
+        FailureMode.MISCONFIGURED,
+        f"{seen.node}: the service listens on {', '.join(seen.view.elsewhere)} instead of its own port",
+    )
 
 
 def _diagnose_service(seen: Observation) -> Diagnosis:

@@ -64,7 +64,7 @@ def live_kill_violations(facts: GuardFacts, limits: Limits) -> Iterator[Violatio
             f"{facts.node} answers its own protocol when it is asked from the node itself. "
             "A live node is never killed."
         )
-    if not (facts.proven_dead or facts.stuck):
+    if not (facts.proven_dead or facts.stuck or facts.view.misplaced):
         yield from _recent_answer_violations(facts, limits)
 
 

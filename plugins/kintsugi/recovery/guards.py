@@ -78,7 +78,7 @@ def _guards_of(
     kills = not (facts.proven_dead or (facts.process_ended and not action.destroys))
     if action.destroys:
         yield Guard.PROTECTED, rules.protection_violations(facts)
-    elif facts.planned and facts.service is ProbeResult.OK:
+    elif (facts.planned and facts.service is ProbeResult.OK) or facts.view.misplaced:
         yield Guard.COPIES, rules.replica_violations(facts, "stop a node that serves")
     if action.destroys_volume:
         what = "start it on an empty disk" if facts.volume_intact is False else "destroy the volume"

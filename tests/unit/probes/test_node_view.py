@@ -53,6 +53,45 @@ def test_a_socket_that_answers_nothing_is_connected_and_silent(server: socket.so
     assert view == NodeView(None, None, listening=True, connected=True, answer=ProbeResult.TIMEOUT)
 
 
+LISTEN = """
+import socket, sys, time
+for endpoint in sys.argv[1:]:
+    address, port = endpoint.rsplit(":", 1)
+    globals()[endpoint] = socket.create_server((address, int(port)))
+print("listens", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("role", "listened", "foreign"),
+    [
+        (Role.KAFKA, ["127.46.1.1:9092", "127.46.1.1:9093"], []),
+        (Role.KAFKA, ["127.46.1.1:9992", "127.46.1.1:9093"], ["127.46.1.1:9992"]),
+        (Role.KAFKA, ["127.46.1.2:9092"], ["127.46.1.2:9092"]),
+        (Role.CASSANDRA, ["127.46.1.1:7000", "127.0.0.1:29611"], []),  # it starts; JMX is on loopback
+        (Role.SPARK_WORKER, ["127.46.1.1:8099"], []),  # its processes choose ports by themselves
+    ],
+)
+def test_a_service_on_a_wrong_port_is_told_from_one_that_starts(
+    role: Role, listened: list[str], foreign: list[str]
+) -> None:
+    process = subprocess.Popen([sys.executable, "-c", LISTEN, *listened], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "listens\n"
+        assert node_view.foreign_endpoints(process.pid, Node("node-1", role, ADDRESS, 0)) == foreign
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_process_that_has_ended_listens_nowhere() -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    assert node_view.foreign_endpoints(process.pid, Node("kafka-1", Role.KAFKA, ADDRESS, 0)) == []
+
+
 @pytest.mark.parametrize("output", [None, "", "Traceback (most recent call last):", "[]", "7"])
 def test_what_is_no_view_says_nothing(output: str | None) -> None:
     assert parse_view(output) == NodeView()

@@ -15,6 +15,7 @@ from kintsugi.recovery.diagnosis import FULL_BELOW, FailureMode, diagnose_node
 NOW = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
 OK, REFUSED, TIMEOUT, WRONG = ProbeResult.OK, ProbeResult.REFUSED, ProbeResult.TIMEOUT, ProbeResult.WRONG
 FULL, ROOM = Headroom(free=0, size=2**30), Headroom(free=FULL_BELOW, size=2**30)
+MISPLACED = NodeView(listening=False, connected=False, answer=REFUSED, elsewhere=("127.35.1.1:9992",))
 UP, DOWN, UNKNOWN = PeerOpinion.UP, PeerOpinion.DOWN, PeerOpinion.UNKNOWN
 
 
@@ -128,6 +129,18 @@ TABLE = [
         "replaying",
     ),
     # something between us and a service that lives
+    # Its peers hear it, and its process has just begun: no patience helps against a wrong port.
+    (
+        seen(REFUSED, OK, peers=peers(UP), progress="its process began 3 s ago", view=MISPLACED),
+        FailureMode.MISCONFIGURED,
+        "listens on 127.35.1.1:9992 instead of its own port",
+    ),
+    # What it listens on besides doesn't matter.
+    (
+        seen(REFUSED, OK, view=NodeView(listening=True, answer=REFUSED, elsewhere=("127.35.1.1:9992",))),
+        FailureMode.PARTITIONED,
+        "are refused",
+    ),
     (seen(TIMEOUT, OK, view=NodeView(answer=OK)), FailureMode.PARTITIONED, "on the node itself"),
     (seen(REFUSED, OK, view=NodeView(answer=OK)), FailureMode.PARTITIONED, "on the node itself"),
     (

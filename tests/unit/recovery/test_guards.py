@@ -37,6 +37,14 @@ SPARK = spark_facts(NOW, **DEAD)
 HUNG = replace(CASSANDRA, service=ProbeResult.TIMEOUT, ssh=ProbeResult.OK, running=True)
 STUCK = NodeView(ServiceProcess(7, 1), 9.0, listening=True, connected=True, answer=ProbeResult.TIMEOUT)
 ENDED = NodeView(None, None, listening=False, connected=False, answer=ProbeResult.REFUSED)
+MISPLACED = NodeView(
+    ServiceProcess(7, 1),
+    9.0,
+    listening=False,
+    connected=False,
+    answer=ProbeResult.REFUSED,
+    elsewhere=("a:1",),
+)
 WELL = OtherNode("cassandra-3", Role.CASSANDRA, answers=True)
 
 
@@ -140,6 +148,8 @@ REFUSALS = [
         BACK,
         Guard.COPIES,
     ),
+    # on a wrong port it still counts for the quorum
+    (replace(kafka(current=1), running=True, view=MISPLACED), RESTART, Guard.COPIES),
     # a restart kills as well
     (replace(CASSANDRA, service=ProbeResult.OK), RESTART, Guard.WRONG_KILL),
     (replace(HUNG, last_seen_at=ago(4.9)), RESTART, Guard.WRONG_KILL),
@@ -232,6 +242,11 @@ ALLOWED = [
         replace(HUNG, view=STUCK, first_failed_at=ago(30), last_seen_at=ago(1)),
         RESTART,
         "stuck: gossip is no service",
+    ),
+    (
+        replace(KAFKA, running=True, ssh=ProbeResult.OK, view=MISPLACED, last_seen_at=ago(1)),
+        RESTART,
+        "on a wrong port: its peers hear it, and no client can reach it where it belongs",
     ),
     (replace(SPARK, others=(WELL,), last_seen_at=ago(30.1)), NODE, "silent for 30 s"),
     (ledger(HUNG, role_attempts={"cassandra-1": ago(60)}), RESTART, "the other one had its time"),
@@ -345,7 +360,7 @@ any_facts = st.builds(
     protected=st.sampled_from([None, True, False]),
     running=st.sampled_from([None, True, False]),
     planned=st.booleans(),
-    view=st.sampled_from([NodeView(), STUCK, ENDED, replace(STUCK, answer=ProbeResult.OK)]),
+    view=st.sampled_from([NodeView(), STUCK, ENDED, MISPLACED, replace(STUCK, answer=ProbeResult.OK)]),
     others=st.lists(st.sampled_from([WELL, silent(6), silent(50), replace(silent(6), running=False)])).map(
         tuple
     ),
@@ -386,7 +401,7 @@ def test_no_facts_allow_to_kill_a_live_node(facts: GuardFacts, action: Action, a
         return  # somebody asked for it, or there is nothing to kill
     assert facts.service not in (None, ProbeResult.OK)
     assert facts.view.answer is not ProbeResult.OK
-    if facts.running is not False and not facts.stuck:
+    if facts.running is not False and not facts.stuck and not facts.view.misplaced:
         assert facts.silent_since is not None
         assert facts.at - facts.silent_since > timedelta(seconds=5)
 
