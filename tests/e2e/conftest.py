@@ -49,10 +49,7 @@ class Command:
 @pytest.fixture(scope="session")
 def kintsugi() -> Iterator[Command]:
     with open_directory() as directory:
-        settings = installation(directory, "127.40")
-        locked = settings.fleet_file.read_text().replace("mutual_tls: false", "mutual_tls: true")
-        settings.fleet_file.write_text(locked)
-        command = Command(settings)
+        command = Command(installation(directory, "127.40"))
         try:
             yield command
         finally:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -155,11 +156,15 @@ def test_a_jar_that_changed_since_it_was_verified_stands_in_the_way(
 def test_a_fleet_with_nodes_is_not_switched_to_or_from_tls(settings: Settings, has: bool) -> None:
     if has:
         create_authority(settings)
-    text = settings.fleet_file.read_text()
-    settings.fleet_file.write_text(text.replace("mutual_tls: false", f"mutual_tls: {str(not has).lower()}"))
+    say_tls(settings, not has)
     preflight.check_preflight(settings)  # without a node the fleet file decides
     settings.node_root("kafka-1").mkdir(parents=True)
     with pytest.raises(PreflightError, match=f"was made with {str(has).lower()}"):
         preflight.check_preflight(settings)
-    settings.fleet_file.write_text(text.replace("mutual_tls: false", f"mutual_tls: {str(has).lower()}"))
+    say_tls(settings, has)
     preflight.check_preflight(settings)
+
+
+def say_tls(settings: Settings, wanted: bool) -> None:
+    text = re.sub(r"mutual_tls: \w+", f"mutual_tls: {str(wanted).lower()}", settings.fleet_file.read_text())
+    settings.fleet_file.write_text(text)

@@ -1,12 +1,12 @@
 """The first process of a local node: it hides what the node may not see, then becomes supervisord.
 
 Runs as ``python -m kintsugi.environments.local.node_init <name>`` inside the namespaces that ``node_isolation`` chose.
-It gives up the right to mount before supervisord starts, so that no service can undo the isolation.
+It gives up the right to mount before supervisord starts, so that no service can undo the isolation
+(`kintsugi.environments.local.node_restrictions`).
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import sys
@@ -16,21 +16,17 @@ from kintsugi.core.process_priority import lower_priority
 from kintsugi.core.settings import Settings, load_settings
 from kintsugi.environments import node_files
 from kintsugi.environments.local.node_isolation import Isolation
+from kintsugi.environments.local.node_restrictions import (
+    MS_BIND,
+    MS_REC,
+    drop_capabilities,
+    make_read_only,
+    mount,
+    own_devices,
+    protect_file_systems,
+)
 
-_MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC = 0x1, 0x20, 0x1000, 0x4000
-_PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 24, 47, 4
-_CAP_SYS_ADMIN = 21
 _TMP, _RUN = Path("/tmp"), Path("/run")  # noqa: S108 - masked, not used
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _mount_directory(
-    source: str, target: Path, kind: str | None, flags: int, data: str | None = None
-) -> None:
-    encoded = [text.encode() if text is not None else None for text in (source, str(target), kind, data)]
-    if _libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3]) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"mount {source} on {target}: {os.strerror(code)}")
 
 
 def kept_paths(settings: Settings, name: str) -> dict[Path, bool]:
@@ -38,7 +34,7 @@ def kept_paths(settings: Settings, name: str) -> dict[Path, bool]:
     programs = [settings.repository, Path(sys.prefix), Path(sys.base_prefix)]
     if os.environ.get("JAVA_HOME"):
         programs.append(Path(os.environ["JAVA_HOME"]))
-    paths = {path.resolve(): True for path in programs}
+    paths = {path.resolve(): False for path in programs}
     paths[settings.cache.resolve()] = False
     paths[settings.node_root(name).resolve()] = True
     paths[settings.node_volume(name).resolve()] = True
@@ -48,34 +44,29 @@ def kept_paths(settings: Settings, name: str) -> dict[Path, bool]:
 def hide_the_rest(settings: Settings, name: str) -> None:
     """Mask ``/tmp``, ``/run`` and the state, then mount what the node may see at the same paths again.
 
-    These directories are opened first: a descriptor still reaches a directory below a mask.
+    These directories are opened first: a descriptor still reaches a directory below a mask, and writes where its path
+    is read-only. Everything else of the machine becomes read-only.
     """
     paths = kept_paths(settings, name)
     handles = {path: os.open(path, os.O_PATH | os.O_DIRECTORY) for path in paths}
     state = settings.state.resolve()
+    state.mkdir(parents=True, exist_ok=True)
     # The node may have put a link in the place of its own directory: of what it names, nothing may be shown.
     with node_files.open_directory(settings.node_root(name), "tmp", make=True) as private:
-        _mount_directory(f"/proc/self/fd/{private}", _TMP, None, _MS_BIND)
-    _mount_directory("tmpfs", _RUN, "tmpfs", 0, "size=16m,mode=755")
-    state.mkdir(parents=True, exist_ok=True)  # it may be below /tmp
-    _mount_directory("tmpfs", state, "tmpfs", 0, "size=1m,mode=755")
+        protect_file_systems()
+        mount(f"/proc/self/fd/{private}", _TMP, None, MS_BIND)
+    mount("tmpfs", _RUN, "tmpfs", 0, "size=16m,mode=755")
+    state.mkdir(parents=True, exist_ok=True)  # below /tmp it is gone
+    mount("tmpfs", state, "tmpfs", 0, "size=1m,mode=755")
     masks = [_TMP, _RUN, state]
     for path, handle in sorted(handles.items()):
         if any(path.is_relative_to(mask) for mask in masks) or not paths[path]:
             path.mkdir(parents=True, exist_ok=True)
-            _mount_directory(f"/proc/self/fd/{handle}", path, None, _MS_BIND | _MS_REC)
+            mount(f"/proc/self/fd/{handle}", path, None, MS_BIND | MS_REC)
         if not paths[path]:
-            _mount_directory("none", path, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY)
+            make_read_only(path)
         os.close(handle)
     (_RUN / "sshd").mkdir(mode=0o755)  # sshd under root needs it for privilege separation
-
-
-def give_up_mounting() -> None:
-    """Drop CAP_SYS_ADMIN for this process and all its children."""
-    _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-    if _libc.prctl(_PR_CAPBSET_DROP, _CAP_SYS_ADMIN, 0, 0, 0) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"drop CAP_SYS_ADMIN: {os.strerror(code)}")
 
 
 def main(name: str) -> None:
@@ -83,8 +74,9 @@ def main(name: str) -> None:
     settings = load_settings()
     isolation = Isolation(os.environ["KINTSUGI_ISOLATION"])
     if isolation.hides_files:
-        hide_the_rest(settings, name)
-        give_up_mounting()
+        with own_devices():
+            hide_the_rest(settings, name)
+        drop_capabilities()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # Kafka and Cassandra hold many files open
     lower_priority()  # also if a recovery with a raised priority creates the node

@@ -24,6 +24,7 @@ from kintsugi.environments.local.node_process import (
     record_path,
     write_record,
 )
+from kintsugi.environments.local.node_restrictions import Capability
 from kintsugi.environments.local.platform import LocalPlatform
 from kintsugi.infra import ssh
 from tests.installations import installation
@@ -124,6 +125,55 @@ def test_a_node_sees_only_its_own_part_of_the_state(settings: Settings, node: st
     assert "open" not in write.stdout
     assert not (settings.cache / "x").exists()
     assert "python" not in processes.stdout.replace("supervisord", "").splitlines()[1:]
+
+
+HARM = """
+touch {checkout}/x && echo wrote the checkout
+touch /etc/cron.d/x && echo wrote cron.d
+touch /root/x /usr/local/bin/x /var/tmp/x /home/x && echo wrote a file system
+mknod /tmp/disk b 254 0 && echo made a device
+mknod {root}/disk b 254 0 && echo made a device on its root
+mknod {volume}/disk b 254 0 && echo made a device on its volume
+for device in $(ls /sys/block); do [ -e /dev/$device ] && echo has /dev/$device; done
+touch /dev/x && echo wrote dev
+mount -t tmpfs none /mnt && echo mounted
+mount -o remount,rw / && echo remounted
+date -s "$(date)" >/dev/null && echo set the clock
+iptables -L >/dev/null && echo reads the firewall
+unshare --mount true && echo has a namespace of its own
+grep -E '^Cap(Bnd|Eff)|NoNewPrivs' /proc/self/status
+"""
+ALLOWED = """
+echo x > {root}/tmp/x && echo x > {volume}/x && echo x > /tmp/x && echo x > /dev/shm/x && echo x > /dev/null || exit 1
+head -c 4 /dev/urandom | wc -c; python3 -c 'import multiprocessing; multiprocessing.Lock(); print("lock")'
+"""
+
+
+@pytest.mark.skipif(
+    not choose_isolation().hides_files, reason="without mount namespaces nodes share the machine's files"
+)
+def test_root_on_a_node_can_do_no_harm_to_the_machine(settings: Settings, node: str) -> None:
+    where = {
+        "root": settings.node_root(node),
+        "volume": settings.node_volume(node),
+        "checkout": settings.repository,
+    }
+    done = on_node(settings, HARM.format(**where))
+    *harm, bounding, effective, privileges = sorted(done.stdout.splitlines(), key=_shown_last)
+    assert harm == []
+    mask = sum(1 << capability for capability in Capability)
+    assert int(bounding.split()[1], 16) & mask == int(effective.split()[1], 16) & mask == 0
+    assert privileges.split() == ["NoNewPrivs:", "1"]
+    allowed = on_node(settings, ALLOWED.format(**where))
+    assert allowed.stdout.split() == ["4", "lock"], allowed.stderr
+
+
+def _shown_last(line: str) -> int:
+    return (
+        ["CapBnd", "CapEff", "NoNewP"].index(line[:6]) + 1
+        if line[:6] in ("CapBnd", "CapEff", "NoNewP")
+        else 0
+    )
 
 
 def test_a_node_and_its_sessions_inherit_what_the_user_names(
