@@ -270,8 +270,9 @@ def request_approval() -> Any:
             "{% for reason in ti.xcom_pull(task_ids='recovery.confirm', key='reasons') or [] %}"
             "- {{ reason }}\n{% endfor %}"
             "\nThe whole record: `make incident ID={{ case['incident'] }}`.\n\n"
-            "*Approve* repairs the node against the guard's advice; a node that still answers is not "
-            "destroyed even then. *Look again* proves the node, and is answered by itself when the node serves again."
+            "*Approve* repairs the node although a guard refused. Nobody's approval kills a node that still answers "
+            "somebody: stop its service first, then approve. *Look again* verifies the node. It is answered by itself "
+            "when the node serves again."
         ),
         options=[APPROVE, DECLINE, LOOK_AGAIN],
         options_mapping={
