@@ -35,8 +35,9 @@ from kintsugi.operations.verification_cassandra import RestrictedSession
 from kintsugi.pipeline.authorization import current_login
 from kintsugi.pipeline.cassandra_session import session_scope
 from kintsugi.pipeline.consumer_offsets import commit_offsets, group_consumer
+from kintsugi.pipeline.ingest.backlog import BacklogGauge
 from kintsugi.pipeline.kafka_producer import open_producer
-from kintsugi.pipeline.schema import ensure_tables, ensure_topics
+from kintsugi.pipeline.schema import TOPIC_RETENTION_BYTES, ensure_tables, ensure_topics
 from kintsugi.pipeline.stream.submission import connector_jars
 from kintsugi.probes.node_view import parse_view, service_command
 from kintsugi.probes.peers import query_cassandra
@@ -132,6 +133,17 @@ def test_a_probe_without_tls_is_no_sign_of_life(settings: Settings, monkeypatch:
     kafka = asyncio.run(probe_kafka(the(settings, Role.KAFKA).address))
     cassandra = asyncio.run(probe_cassandra(the(settings, Role.CASSANDRA).address))
     assert (kafka.answer, cassandra.answer) == (ProbeResult.WRONG, ProbeResult.WRONG)
+
+
+def test_the_ingest_can_tell_how_far_the_stream_is_behind(settings: Settings) -> None:
+    gauge = BacklogGauge(brokers(settings))
+    try:
+        wait_until(lambda: gauge.read() is not None, 60, "the ingest can read the backlog", interval=0.5)
+        backlog = gauge.read()
+    finally:
+        gauge.close()
+    assert backlog is not None
+    assert backlog.retention == TOPIC_RETENTION_BYTES
 
 
 def test_kafka_allows_each_principal_its_work_and_no_more(settings: Settings) -> None:

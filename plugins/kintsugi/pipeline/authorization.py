@@ -3,7 +3,8 @@
 ==========  =========================================  ==========================================
 principal   Kafka                                      Cassandra
 ==========  =========================================  ==========================================
-ingest      writes trades and dead letters             nothing
+ingest      writes trades and dead letters, asks for   nothing
+            the backlog
 stream      reads trades, writes dead letters, group   reads and writes the tables, adds columns
 page        nothing                                    reads the tables
 probe       describes cluster, topics and groups       reads the tables, and those of the system
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 SPARK_GROUPS = "spark-kafka-source-"
 """The groups of Spark's Kafka source begin so; it commits nothing to them."""
 
+_CLUSTER = "kafka-cluster"  # as Kafka calls it in the list
 _DEFAULT_ROLE = "cassandra"
 _LOGIN = re.compile(rf"(?:{'|'.join(Principal)})_[0-9a-f]{{8}}\Z", re.ASCII)
 
@@ -44,11 +46,14 @@ _KAFKA = (
     (Principal.INGEST, "topic", TOPIC, "write"),
     (Principal.INGEST, "topic", DEAD_LETTER_TOPIC, "write"),
     (Principal.INGEST, "group", CONSUMER_GROUP, "describe"),
+    # It waits when the stream is behind, so it asks how large the topic is and may become.
+    (Principal.INGEST, "topic", TOPIC, "describe_configs"),
+    (Principal.INGEST, "cluster", _CLUSTER, "describe"),
     (Principal.STREAM, "topic", TOPIC, "read"),
     (Principal.STREAM, "topic", DEAD_LETTER_TOPIC, "write"),
     (Principal.STREAM, "group", CONSUMER_GROUP, "read"),
     (Principal.STREAM, "group", f"{SPARK_GROUPS}*", "read"),
-    (Principal.PROBE, "cluster", "kafka-cluster", "describe"),
+    (Principal.PROBE, "cluster", _CLUSTER, "describe"),
     (Principal.PROBE, "topic", "*", "describe"),
     (Principal.PROBE, "group", "*", "describe"),
 )
