@@ -48,8 +48,12 @@ class Command:
 
 @pytest.fixture(scope="session")
 def kintsugi() -> Iterator[Command]:
-    with open_directory() as directory:
-        command = Command(installation(directory, "127.40"))
+    with open_directory() as directory, pytest.MonkeyPatch.context() as patch:
+        settings = installation(directory, "127.40")
+        # What a test asks by itself, it asks with the certificates of this installation.
+        patch.setenv("KINTSUGI_STATE", str(settings.state))
+        patch.setenv("KINTSUGI_FLEET", str(settings.fleet_file))
+        command = Command(settings)
         try:
             yield command
         finally:
