@@ -235,9 +235,9 @@ def test_with_tls_cassandra_asks_every_client_and_peer(rendered_with_tls: Path) 
         peers = given["internode_authenticator"]["parameters"]["trusted_peer_identities"]
         assert peers == "spiffe://kintsugi/cassandra"
         assert given["default_keyspace_rf"] == 3
-        options = (rendered_with_tls / f"cassandra-2.{how}.options").read_text().splitlines()
+        java = (rendered_with_tls / f"cassandra-2.{how}.options").read_text().splitlines()
         # Each probe of a second logs in: with the default of ten rounds that takes 0.1 s of processor time.
-        assert "-Dcassandra.auth_bcrypt_gensalt_log2_rounds=4" in options
+        assert "-Dcassandra.auth_bcrypt_gensalt_log2_rounds=4" in java
 
 
 def test_one_broker_of_three_may_vanish(settings: Settings, rendered: Path) -> None:
