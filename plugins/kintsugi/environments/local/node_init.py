@@ -22,8 +22,8 @@ from kintsugi.environments.local.node_restrictions import (
     drop_capabilities,
     make_read_only,
     mount,
-    own_devices,
     protect_file_systems,
+    replace_devices,
 )
 
 _TMP, _RUN = Path("/tmp"), Path("/run")  # noqa: S108 - masked, not used
@@ -50,7 +50,6 @@ def hide_the_rest(settings: Settings, name: str) -> None:
     paths = kept_paths(settings, name)
     handles = {path: os.open(path, os.O_PATH | os.O_DIRECTORY) for path in paths}
     state = settings.state.resolve()
-    state.mkdir(parents=True, exist_ok=True)
     # The node may have put a link in the place of its own directory: of what it names, nothing may be shown.
     with node_files.open_directory(settings.node_root(name), "tmp", make=True) as private:
         protect_file_systems()
@@ -60,11 +59,11 @@ def hide_the_rest(settings: Settings, name: str) -> None:
     mount("tmpfs", state, "tmpfs", 0, "size=1m,mode=755")
     masks = [_TMP, _RUN, state]
     for path, handle in sorted(handles.items()):
-        if any(path.is_relative_to(mask) for mask in masks) or not paths[path]:
+        if any(path.is_relative_to(mask) for mask in masks):
             path.mkdir(parents=True, exist_ok=True)
             mount(f"/proc/self/fd/{handle}", path, None, MS_BIND | MS_REC)
-        if not paths[path]:
-            make_read_only(path)
+            if not paths[path]:
+                make_read_only(path)
         os.close(handle)
     (_RUN / "sshd").mkdir(mode=0o755)  # sshd under root needs it for privilege separation
 
@@ -74,8 +73,8 @@ def main(name: str) -> None:
     settings = load_settings()
     isolation = Isolation(os.environ["KINTSUGI_ISOLATION"])
     if isolation.hides_files:
-        with own_devices():
-            hide_the_rest(settings, name)
+        hide_the_rest(settings, name)
+        replace_devices()
         drop_capabilities()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # Kafka and Cassandra hold many files open

@@ -12,15 +12,14 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 
-MS_RDONLY, MS_NOSUID, MS_NOEXEC, MS_BIND, MS_REMOUNT, MS_REC = 0x1, 0x2, 0x8, 0x1000, 0x20, 0x4000
+MS_BIND, MS_REC = 0x1000, 0x4000
+_MS_RDONLY, _MS_NOSUID, _MS_NOEXEC, _MS_REMOUNT = 0x1, 0x2, 0x8, 0x20
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_MOUNT_SETATTR = 442  # the same on every architecture; glibc of Debian 12 has no wrapper that all libcs have
+_MOUNT_SETATTR = 442  # the same on every architecture; older libraries have no function for it
 _AT_FDCWD, _AT_RECURSIVE, _MOUNT_ATTR_RDONLY = -100, 0x8000, 0x1
 _PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, _PR_SET_NO_NEW_PRIVS = 24, 47, 4, 38
 _KERNEL_OWN = ("proc", "sys", "dev", "run", "tmp")
@@ -87,14 +86,13 @@ def protect_file_systems() -> None:
             make_read_only(path)
 
 
-@contextmanager
-def own_devices() -> Iterator[None]:
-    """Replace ``/dev`` by one without disks when the block ends; the devices are opened when it begins."""
-    devices = [name for name in (*_DEVICES, "pts") if Path("/dev", name).exists()]
-    handles = {name: os.open(f"/dev/{name}", os.O_PATH) for name in devices}
-    yield
+def replace_devices() -> None:
+    """Mount a ``/dev`` without disks over the machine's. Raises OSError."""
     dev = Path("/dev")
-    mount("tmpfs", dev, "tmpfs", MS_NOSUID | MS_NOEXEC, "size=64k,mode=755")
+    devices = [name for name in (*_DEVICES, "pts") if (dev / name).exists()]
+    handles = {name: os.open(dev / name, os.O_PATH) for name in devices}
+    flags = _MS_NOSUID | _MS_NOEXEC
+    mount("tmpfs", dev, "tmpfs", flags, "size=64k,mode=755")
     for name, handle in handles.items():
         target = dev / name
         if name == "pts":
@@ -106,13 +104,8 @@ def own_devices() -> Iterator[None]:
     for name, leads_to in _LINKS.items():
         (dev / name).symlink_to(leads_to)
     (dev / "shm").mkdir()
-    mount("tmpfs", dev / "shm", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=1777")
-    make_read_only_top(dev)
-
-
-def make_read_only_top(path: Path) -> None:
-    """Make the mount at ``path`` read-only, and nothing below it."""
-    mount("none", path, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC)
+    mount("tmpfs", dev / "shm", "tmpfs", flags, "mode=1777")
+    mount("none", dev, None, _MS_REMOUNT | MS_BIND | _MS_RDONLY | flags)  # and nothing below it
 
 
 def drop_capabilities() -> None:
