@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from kintsugi.core.errors import InputError
 from kintsugi.core.files import write_private
+from kintsugi.core.settings import replace_secret
 from kintsugi.core.users import FALLBACK, USERS, UserRole, first_admin, format_users, parse_users
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def password_file(settings: Settings, user: str) -> Path:
 
 def renew_password(settings: Settings, user: str) -> None:
     """Make a new password for the user. Airflow takes it at once, and ends the user's sessions."""
-    password_file(settings, user).unlink(missing_ok=True)
+    replace_secret(settings, password_file(settings, user).name)
     _write_passwords(settings, recorded_accounts(settings))
 
 
