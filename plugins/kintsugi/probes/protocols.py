@@ -207,9 +207,8 @@ def _result_of(task: asyncio.Future[str], timeout_s: float) -> tuple[ProbeResult
         return ProbeResult.REFUSED, "connection refused"
     if isinstance(error, ProtocolMismatch):
         return ProbeResult.WRONG, str(error)
-    if isinstance(
-        error, ssl.SSLError
-    ):  # somebody answers, but no server with a certificate of this installation
+    if isinstance(error, ssl.SSLError):
+        # Somebody answers, but no server with a certificate of this installation.
         return ProbeResult.WRONG, f"no TLS connection: {error.reason or error}"
     if isinstance(error, EOFError | ConnectionError | ValueError | struct.error):
         # A reset connection may be that of a dying process or of a busy one; the next probe decides.

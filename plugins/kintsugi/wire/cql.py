@@ -54,6 +54,7 @@ async def run_query(
     """Run ``cql`` on a fresh connection; returns the rows as dicts by column name.
 
     ``login``: role and password, for a node that asks for them (RFC 4616).
+
     Raises ProtocolMismatch with the node's reason. The reason contains UNAVAILABLE if the node takes too many replicas
     for down to reach ``consistency`` (ONE or ALL).
     """
