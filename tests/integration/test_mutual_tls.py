@@ -20,7 +20,7 @@ from kafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAuthori
 
 from kintsugi.core import certificates
 from kintsugi.core.certificates import Principal
-from kintsugi.core.client_tls import client_context, kafka_options
+from kintsugi.core.client_tls import client_context, current_login, kafka_options
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import Node, Role, load_fleet
 from kintsugi.core.observation import ProbeResult
@@ -32,7 +32,6 @@ from kintsugi.infra.terraform import Terraform
 from kintsugi.operations.gossip_generation import KEEP, KEPT
 from kintsugi.operations.readiness import READ_RANGE
 from kintsugi.operations.verification_cassandra import RestrictedSession
-from kintsugi.pipeline.authorization import current_login
 from kintsugi.pipeline.cassandra_session import session_scope
 from kintsugi.pipeline.consumer_offsets import commit_offsets, group_consumer
 from kintsugi.pipeline.ingest.backlog import BacklogGauge

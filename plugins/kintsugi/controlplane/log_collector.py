@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from kintsugi.core.certificates import Principal, collector_certificate, has_authority
 from kintsugi.core.errors import PreflightError
-from kintsugi.environments.local.node_config import tls_files
+from kintsugi.environments.local.node_config import format_rsyslog_tls
 from kintsugi.infra.supervisord import Program
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class LogCollector:
             logs=self.logs,
             message_bytes=MESSAGE_BYTES,
             known_node=self._known_node(),
-            certificates=tls_files(self.certificate.parent, self.certificate.name)
+            certificates=format_rsyslog_tls(self.certificate.parent, self.certificate.name)
             if self.certificate
             else "",
             from_whom=_FROM_NODES.format(peers=", ".join(f'"{name}"' for name in _SENDERS))

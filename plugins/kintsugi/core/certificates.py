@@ -135,7 +135,7 @@ def renew_certificates(settings: Settings) -> int:
     files: dict[str, tuple[Principal, tuple[str, ...]]] = {
         **{principal.value: (principal, ()) for principal in Principal},
         Principal.COLLECTOR.value: (Principal.COLLECTOR, (plane.address,)),
-    } | {_node_file(node): (_OF_ROLE[node.role], (node.address,)) for node in settings.fleet}
+    } | {_node_file(node): (principal_of(node), (node.address,)) for node in settings.fleet}
     renewed = {name: one for name, one in files.items() if (settings.tls / f"{name}.pem").exists()}
     for name, (principal, addresses) in renewed.items():
         write_private(settings.tls / f"{name}.pem", _signed(settings, principal, addresses))
@@ -147,7 +147,7 @@ def node_certificate(settings: Settings, node: Node) -> Path:
 
     A node whose address changes gets another certificate.
     """
-    return _certificate(settings, _node_file(node), _OF_ROLE[node.role], (node.address,))
+    return _certificate(settings, _node_file(node), principal_of(node), (node.address,))
 
 
 def collector_certificate(settings: Settings) -> Path:
@@ -176,7 +176,7 @@ def node_files(settings: Settings, node: Node) -> dict[str, str]:
     Its own certificate, under the name of its principal; the probe's, because a node is asked to probe itself and its
     neighbours; and the authority's. A node of Spark gets the login of ``stream`` in Cassandra too.
     """
-    principal = _OF_ROLE[node.role]
+    principal = principal_of(node)
     paths = {
         "trust.pem": trust_file(settings),
         f"{principal}.pem": node_certificate(settings, node),

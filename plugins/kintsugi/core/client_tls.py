@@ -66,25 +66,30 @@ def cassandra_options(principal: Principal) -> dict[str, Any]:
         """Reads the login at each connection, because a rotation replaces it while we run."""
 
         def new_authenticator(self, host: Any) -> PlainTextAuthenticator:
-            return PlainTextAuthenticator(*(cassandra_login(principal) or ("", "")))
+            login = current_login(principal)
+            return PlainTextAuthenticator(login.role, login.password)
 
     return {"ssl_context": context, "auth_provider": CurrentLogin()}
 
 
-def cassandra_login(principal: Principal) -> tuple[str, str] | None:
-    """Return the role and password with which ``principal`` logs in to Cassandra, None without TLS.
-
-    Raises KintsugiError if they aren't here.
-    """
+def cassandra_login(principal: Principal) -> Login | None:
+    """Return the login of ``principal`` in Cassandra, None without TLS; raises KintsugiError if it isn't here."""
     files = _client_files(principal)
     if files is None:
         return None
     path = files[0].with_suffix(".login")
     try:
-        login = Login.read(path, principal)
+        return Login.read(path, principal)
     except FileNotFoundError as error:
         raise KintsugiError(_missing_file(path, principal)) from error
-    return login.role, login.password
+
+
+def current_login(principal: Principal) -> Login:
+    """Return `cassandra_login` of an installation with TLS; raises KintsugiError without TLS too."""
+    login = cassandra_login(principal)
+    if login is None:
+        raise KintsugiError("this installation has no certificate authority, and no logins in Cassandra")
+    return login
 
 
 def spark_kafka_options(principal: Principal) -> dict[str, str]:

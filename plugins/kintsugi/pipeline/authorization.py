@@ -26,7 +26,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.certificates import Login, Principal
-from kintsugi.core.client_tls import cassandra_login, client_context
+from kintsugi.core.client_tls import client_context, current_login
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.settings import CONSUMER_GROUP, DEAD_LETTER_TOPIC, KEYSPACE, TOPIC
 from kintsugi.pipeline.cassandra_session import open_session, session_scope, shut_down_after, tuned_cluster
@@ -154,12 +154,6 @@ def authorize_in_cassandra(session: Session) -> None:
     for principal, rights, resource in _CASSANDRA:
         for right in rights:
             session.execute(f"GRANT {right} ON {resource} TO {principal}")
-
-
-def current_login(principal: Principal) -> Login:
-    """Return the login of ``principal`` that clients use now; raises KintsugiError if it isn't here."""
-    role, password = cassandra_login(principal) or ("", "")
-    return Login(principal, role, password)
 
 
 def create_login(session: Session, login: Login) -> None:

@@ -80,10 +80,11 @@ async def query_cassandra(
 ) -> list[dict[str, Any]] | str:
     """Return the rows of a CQL statement that ``node`` itself answers, or a string that says why there are none."""
     login = cassandra_login(Principal.PROBE)
+    shown = None if login is None else (login.role, login.password)
     return await ask_peer(
         node,
         CASSANDRA_PORT,
-        lambda connection: cql.run_query(connection, statement, consistency, login=login),
+        lambda connection: cql.run_query(connection, statement, consistency, login=shown),
     )
 
 

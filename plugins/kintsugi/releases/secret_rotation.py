@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from kintsugi.core import certificates
 from kintsugi.core.certificates import Login, Principal
+from kintsugi.core.client_tls import current_login
 from kintsugi.core.errors import GuardRefused
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import CASSANDRA_JMX_SECRET, Settings, replace_secret
@@ -58,9 +59,7 @@ def finish_rotation(settings: Settings) -> str:
     dropped: list[str] = []
     if certificates.has_authority(settings):
         with _super_session(settings) as session:
-            dropped = authorization.drop_other_logins(
-                session, [authorization.current_login(one) for one in _LOGINS]
-            )
+            dropped = authorization.drop_other_logins(session, [current_login(one) for one in _LOGINS])
     _unfinished(settings).unlink(missing_ok=True)
     return f"the rotation is finished; old logins dropped: {', '.join(dropped) or 'none'}"
 

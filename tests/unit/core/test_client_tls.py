@@ -15,7 +15,7 @@ import pytest
 from cryptography import x509
 
 from kintsugi.core import certificates, client_tls
-from kintsugi.core.certificates import Principal
+from kintsugi.core.certificates import Login, Principal
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.settings import Settings
@@ -126,7 +126,7 @@ def test_a_node_acts_only_as_the_principals_whose_files_it_has(
     monkeypatch.setenv(client_tls.TLS_DIRECTORY, str(directory))
     role, password = (settings.tls / "stream.login").read_text().split()
     assert role.startswith("stream_")
-    assert client_tls.cassandra_login(Principal.STREAM) == (role, password)
+    assert client_tls.cassandra_login(Principal.STREAM) == Login(Principal.STREAM, role, password)
     assert client_tls.kafka_options(Principal.STREAM)["security_protocol"] == "SSL"
     with pytest.raises(KintsugiError, match=r"recovery\.pem is missing"):
         client_tls.kafka_options(Principal.RECOVERY)

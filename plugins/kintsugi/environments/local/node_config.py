@@ -107,7 +107,7 @@ _TO_COLLECTOR = """
 """
 
 
-def tls_files(directory: Path, certificate: str) -> str:
+def format_rsyslog_tls(directory: Path, certificate: str) -> str:
     """Return the parameters of rsyslog's ``global`` for TLS, with the files of ``directory``."""
     return f"""
        defaultNetstreamDriver="gtls" defaultNetstreamDriverCAFile="{directory}/trust.pem"
@@ -163,7 +163,9 @@ def write_configuration(
             name=node.name,
             collector=control.address,
             port=control.log_port,
-            certificates=tls_files(root / "etc/tls", f"{certificates.principal_of(node)}.pem") if tls else "",
+            certificates=format_rsyslog_tls(root / "etc/tls", f"{certificates.principal_of(node)}.pem")
+            if tls
+            else "",
             to_whom=_TO_COLLECTOR if tls else "",
         ),
     )
