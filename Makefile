@@ -1,6 +1,6 @@
 # Every target is one line of `kintsugi` or of a tool; `make help` lists them. A subcommand has the name of its target.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock sbom scan demo up unpause down docker-up docker-down status incident recreate-cluster sequential-recovery bench soak-kill fault-matrix chaos-campaign stall-test chaos-stop chaos-resume mttr crash-test false-positive-test release-trials rotate-secrets reconcile signals test lint test-unit test-integration test-e2e test-system test-browser screenshots clean
+.PHONY: help setup lock sbom scan demo up unpause down docker-up docker-down status incident recreate-cluster sequential-recovery bench soak-kill fault-matrix chaos-campaign stall-test chaos-stop chaos-resume mttr crash-test false-positive-test release-trials rotation-test rotate-secrets reconcile signals test lint test-unit test-integration test-e2e test-system test-browser screenshots clean
 
 BIN := .venv/bin
 KINTSUGI := $(BIN)/python -m kintsugi.cli
@@ -84,6 +84,9 @@ false-positive-test:  ## pause nodes for up to 5 s under load; no recovery may s
 
 release-trials:  ## roll out three bad releases; each must stop after at most one node (15 minutes)
 	@$(BENCHMARKS) release-trials
+
+rotation-test:  ## renew every secret under 1,000 trades a second, and look for gaps (15 minutes)
+	@$(BENCHMARKS) rotation-test
 
 rotate-secrets:  ## renew certificates and passwords, and roll them out node by node
 	@$(KINTSUGI) rotate-secrets

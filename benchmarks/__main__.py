@@ -18,6 +18,7 @@ import benchmarks.false_positive_test
 import benchmarks.fault_matrix_run
 import benchmarks.mttr
 import benchmarks.release_trials
+import benchmarks.rotation_test
 import benchmarks.sequential_recovery
 import benchmarks.signals
 import benchmarks.stall_test
@@ -149,6 +150,11 @@ def release_trials(options: argparse.Namespace, settings: Settings) -> int:
     return benchmarks.release_trials.run_trials(Context.from_environment())
 
 
+def rotation_test(options: argparse.Namespace, settings: Settings) -> int:
+    """Renew every secret under 1000 trades a second; report the longest gap in what is stored."""
+    return benchmarks.rotation_test.run_rotation_test(settings, report=options.report)
+
+
 def _needs_processes(settings: Settings) -> None:
     """Raise KintsugiError where processes can't be observed from outside: they are measured, or killed, by id."""
     environment = settings.fleet.environment
@@ -246,7 +252,8 @@ def _parser() -> argparse.ArgumentParser:
     calmed = add_command(commands, false_positive_test)
     calmed.add_argument("--minutes", type=float, default=60, help="length of the test; default: 60")
     calmed.add_argument("--seed", type=int, help="seed of the pauses; default: the current time")
-    for reported in (told_whole, all_nodes, table, campaign, stalled, repaired, walked, calmed):
+    rotated = add_command(commands, rotation_test)
+    for reported in (told_whole, all_nodes, table, campaign, stalled, repaired, walked, calmed, rotated):
         reported.add_argument("--report", type=Path, help="default: build/<command>.json")
     return parser
 

@@ -45,8 +45,8 @@ TRIALS = (
     Trial(
         "wrong Kafka listener",
         "ansible/roles/kafka/templates/server.properties.j2",
-        "\nlisteners=PLAINTEXT://{{ ansible_host }}:9092",
-        "\nlisteners=PLAINTEXT://{{ ansible_host }}:9192",
+        "\nlisteners={{ protocol }}://{{ ansible_host }}:9092",
+        "\nlisteners={{ protocol }}://{{ ansible_host }}:9192",
         most=1,
     ),
     Trial(

@@ -1,0 +1,37 @@
+"""Gaps in what is stored, from readings of the stream's offsets."""
+
+from __future__ import annotations
+
+from benchmarks.rotation_test import describe_gaps, gaps_s
+from benchmarks.throughput.meters import StreamReading
+
+
+def readings(*pairs: tuple[float, int]) -> list[StreamReading]:
+    return [StreamReading(at, produced=stored + 10, stored=stored) for at, stored in pairs]
+
+
+def test_a_gap_lasts_from_one_increase_to_the_next_and_the_longest_comes_first() -> None:
+    assert gaps_s(readings((0, 0), (1, 5), (2, 5), (7, 9), (8, 10))) == [6, 1, 1]
+
+
+def test_time_without_a_reading_is_part_of_a_gap() -> None:
+    assert gaps_s(readings((0, 0), (1, 5), (9, 6))) == [8, 1]
+
+
+def test_the_time_after_the_last_increase_is_a_gap() -> None:
+    assert gaps_s(readings((0, 0), (1, 5), (4, 5), (6.5, 5))) == [5.5, 1]
+
+
+def test_without_a_reading_there_is_no_gap() -> None:
+    assert gaps_s([]) == []
+
+
+def test_the_report_counts_the_gaps_over_the_limit() -> None:
+    found = describe_gaps(readings((0, 0), (5, 50), (10.5, 100), (20, 200)))
+    assert found == {
+        "seconds": 20,
+        "stored_per_s": 10.0,
+        "longest_gaps_s": [9.5, 5.5, 5.0],
+        "gaps_over_limit": 2,
+        "most_lag": 10,
+    }
