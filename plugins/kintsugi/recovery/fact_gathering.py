@@ -14,7 +14,7 @@ from kintsugi.core.fleet import Node
 from kintsugi.core.observation import ProcessorUse
 from kintsugi.probes.event_loop_lag import LoopLag
 from kintsugi.recovery.common_cause import OtherNode, Starvation
-from kintsugi.recovery.diagnosis import HANG_AFTER
+from kintsugi.recovery.diagnosis import HANG_AFTER, FailureMode
 from kintsugi.recovery.guard_facts import guard_facts
 from kintsugi.recovery.guard_model import GuardFacts
 
@@ -27,12 +27,18 @@ OWN_LAG_S = 1.0  # how long our own event loop was blocked during the probes
 WATCH_LATE_S = 2.0  # how long the watch was blocked while it found the node down
 LOOK_AGAIN = timedelta(seconds=10)
 RECOVER = timedelta(seconds=20)  # how long a starved machine needs until everything answers again
+# The node, its log or its init tells of these. A lack of processor time explains silence, and none of these is silence.
+# A service that exits at each start even causes the lack itself.
+NOT_SILENT = frozenset(
+    {FailureMode.DATA_DAMAGED, FailureMode.DISK_FULL, FailureMode.DISK_LOST, FailureMode.MISCONFIGURED}
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
     """What the confirmation knows of the node. Times are UTC; see ``GuardFacts``."""
 
+    failure_mode: FailureMode
     first_failed_at: datetime
     detected_at: datetime
     last_seen_at: datetime | None
@@ -81,7 +87,9 @@ def is_running(platform: Platform, name: str) -> bool | None:
 def find_starvation(
     name: str, processor: ProcessorUse | None, own_lag_s: float, suspicion: Suspicion, at: datetime
 ) -> Starvation | None:
-    """Return a Starvation if the node or the control plane lacked processor time, else None. Pure."""
+    """Return a Starvation if a lack of processor time may explain the suspicion, of node or control plane. Pure."""
+    if suspicion.failure_mode in NOT_SILENT:
+        return None
     if processor and processor.waited_s > max(WAITED_SHARE * processor.seconds, 2 * processor.used_s):
         return Starvation(
             f"{name} lacks processor time: within {processor.seconds:.1f} s it waited {processor.waited_s:.1f} s "

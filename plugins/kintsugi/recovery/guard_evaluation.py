@@ -199,6 +199,7 @@ def _current_facts(context: Context, ref: RecoveryRef, incident: Incident) -> Gu
     confirmed = ConfirmedFinding.of(incident, ref.holder)
     action = incident.attempt_of(ref.holder)
     suspicion = Suspicion(
+        failure_mode=confirmed.verdict,
         first_failed_at=confirmed.first_failed_at,
         detected_at=incident.detected_at,
         last_seen_at=confirmed.last_seen_at,

@@ -10,14 +10,17 @@ import pytest
 
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.observation import ProcessorUse
+from kintsugi.recovery.diagnosis import FailureMode
 from kintsugi.recovery.fact_gathering import Suspicion, find_starvation, is_running
 
 NOW = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
 
 
-def suspicion(watch_late_s: float = 0.0, detected_s_ago: float = 1.0) -> Suspicion:
+def suspicion(
+    watch_late_s: float = 0.0, detected_s_ago: float = 1.0, failure_mode: FailureMode = FailureMode.HUNG
+) -> Suspicion:
     detected = NOW - timedelta(seconds=detected_s_ago)
-    return Suspicion(detected - timedelta(seconds=8), detected, None, None, watch_late_s)
+    return Suspicion(failure_mode, detected - timedelta(seconds=8), detected, None, None, watch_late_s)
 
 
 STOPPED = ProcessorUse(seconds=1.5, used_s=0.0, waited_s=0.0)
@@ -43,6 +46,24 @@ def test_missing_processor_time_is_seen(use: ProcessorUse | None, own_lag_s: flo
     found = find_starvation("kafka-1", use, own_lag_s, given, NOW)
     assert found is not None
     assert found.until > NOW
+
+
+@pytest.mark.parametrize(
+    "failure_mode",
+    [FailureMode.DATA_DAMAGED, FailureMode.DISK_FULL, FailureMode.DISK_LOST, FailureMode.MISCONFIGURED],
+)
+def test_a_lack_of_processor_time_does_not_explain_what_the_node_tells_of_itself(
+    failure_mode: FailureMode,
+) -> None:
+    told = suspicion(watch_late_s=5.0, failure_mode=failure_mode)
+    assert find_starvation("cassandra-3", STARVED, 2.0, told, NOW) is None
+
+
+@pytest.mark.parametrize(
+    "failure_mode", [FailureMode.PROCESS_DOWN, FailureMode.HOST_LOST, FailureMode.PARTITIONED]
+)
+def test_a_lack_of_processor_time_may_explain_that_nothing_answers(failure_mode: FailureMode) -> None:
+    assert find_starvation("cassandra-3", STARVED, 0.0, suspicion(failure_mode=failure_mode), NOW) is not None
 
 
 def test_a_watch_that_was_late_long_ago_says_nothing() -> None:
