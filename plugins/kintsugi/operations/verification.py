@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from kintsugi.core.certificates import Principal
@@ -96,16 +97,14 @@ async def _verify_spark(fleet: Fleet, node: Node, stream: bool, deadline_s: floa
     names = " and ".join(worker.name for worker in wanted)
     if not stream:
         return f"{names} offer their cores to the master; no stream is submitted, so none is used"
-    before = await stream_executors(master)
-    tasks_before: dict[str, int] = {} if isinstance(before, str) else completed_tasks(before)
+    activity = TaskActivity(time.monotonic())
 
     async def tasks_gap() -> str | None:
         now = await stream_executors(master)
         if isinstance(now, str):
             return f"the driver reports: {now}"
-        return tasks_missing(wanted, tasks_before, now, time.monotonic() - started)
+        return tasks_missing(wanted, now, activity.idle_s(completed_tasks(now), time.monotonic()))
 
-    started = time.monotonic()
     await poll_until(tasks_gap, BATCHES_S, f"{node.name} is not verified")
     return await _task_proof(master, names, wanted)
 
@@ -119,22 +118,37 @@ async def _task_proof(master: Node, names: str, wanted: list[Node]) -> str:
     return f"the stream's executors on {names} are registered; the stream is idle, so they got no task"
 
 
-def tasks_missing(
-    wanted: list[Node], before: Mapping[str, int], executors: Sequence[Mapping[str, Any]], since_s: float
-) -> str | None:
+@dataclass
+class TaskActivity:
+    """When the stream last completed a task. ``since``: monotonic seconds, at first the beginning of the observation.
+
+    The time counts from the last task, not from the beginning: a stream that gets one trade in a while is idle between
+    two of them, and its few tasks may all go to another worker.
+    """
+
+    since: float
+    completed: dict[str, int] = field(default_factory=dict)
+
+    def idle_s(self, completed: dict[str, int], now: float) -> float:
+        """Return the seconds without a completed task until ``now``. ``completed``: tasks by address."""
+        if completed != self.completed:
+            self.completed, self.since = completed, now
+        return now - self.since
+
+
+def tasks_missing(wanted: list[Node], executors: Sequence[Mapping[str, Any]], idle_s: float) -> str | None:
     """Return what is missing of the executors on ``wanted``, or None. ``executors``: all of them, by the driver.
 
-    An idle stream gives no tasks. So if no task is active, and none was completed for 10 s, it is enough that the
-    executors are registered. ``before``: completed tasks by address, ``since_s`` seconds ago.
+    An idle stream gives no tasks. So if no task is active, and none was completed for IDLE_AFTER_S (``idle_s``:
+    seconds since the last one), it is enough that the executors are registered.
     """
     tasks = completed_tasks(executors)
     absent = [node.name for node in wanted if node.address not in tasks]
     if absent:
         return f"no executor of the stream is active on {' and '.join(absent)}"
     fresh = [node.name for node in wanted if tasks[node.address] == 0]
-    at_work = any(executor["activeTasks"] for executor in executors)
-    idle = not at_work and sum(tasks.values()) <= sum(before.get(address, 0) for address in tasks)
-    if fresh and not (idle and since_s > IDLE_AFTER_S):
+    idle = idle_s > IDLE_AFTER_S and not any(executor["activeTasks"] for executor in executors)
+    if fresh and not idle:
         return f"no task of the stream has been completed on {' and '.join(fresh)}"
     return None
 

@@ -10,7 +10,7 @@ import pytest
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Node, Role
 from kintsugi.operations.readiness import is_older_generation, poll_until, spark_readiness_gap
-from kintsugi.operations.verification import completed_tasks, tasks_missing
+from kintsugi.operations.verification import TaskActivity, completed_tasks, tasks_missing
 
 ONE = Node("spark-worker-1", Role.SPARK_WORKER, "127.35.3.2", 2222)
 TWO = Node("spark-worker-2", Role.SPARK_WORKER, "127.35.3.3", 2222)
@@ -95,17 +95,24 @@ def executors(done: Mapping[str, int], active: Mapping[str, int] | None = None) 
 
 
 def test_a_task_on_the_healed_worker_is_the_proof() -> None:
-    before = {ONE.address: 0, TWO.address: 5}
-    assert tasks_missing([ONE], before, executors({ONE.address: 1, TWO.address: 9}), since_s=1) is None
-    later = executors({ONE.address: 0, TWO.address: 9})
-    assert "no task" in (tasks_missing([ONE], before, later, since_s=99) or "")
-    assert "no executor" in (tasks_missing([ONE], before, executors({TWO.address: 9}), since_s=99) or "")
+    assert tasks_missing([ONE], executors({ONE.address: 1, TWO.address: 9}), idle_s=1) is None
+    assert "no task" in (tasks_missing([ONE], executors({ONE.address: 0, TWO.address: 9}), idle_s=1) or "")
+    assert "no executor" in (tasks_missing([ONE], executors({TWO.address: 9}), idle_s=99) or "")
 
 
 def test_an_idle_stream_owes_no_task() -> None:
-    idle = {ONE.address: 0, TWO.address: 5}
-    assert "no task" in (tasks_missing([ONE], idle, executors(idle), since_s=5) or "")
-    assert tasks_missing([ONE], idle, executors(idle), since_s=11) is None
+    idle = executors({ONE.address: 0, TWO.address: 5})
+    assert "no task" in (tasks_missing([ONE], idle, idle_s=5) or "")
+    assert tasks_missing([ONE], idle, idle_s=11) is None
+
+
+def test_a_stream_is_idle_again_some_time_after_a_task_of_another_worker() -> None:
+    """One trade in a while, always to the other worker: the healed one waited for its task until the deadline."""
+    activity = TaskActivity(100.0)
+    assert activity.idle_s({TWO.address: 5}, 101.0) == 0
+    assert activity.idle_s({TWO.address: 5}, 109.0) == 8
+    assert activity.idle_s({TWO.address: 6, ONE.address: 0}, 110.0) == 0
+    assert activity.idle_s({TWO.address: 6, ONE.address: 0}, 121.0) == 11
 
 
 def test_a_stream_that_is_at_a_long_task_is_not_idle() -> None:
@@ -113,4 +120,4 @@ def test_a_stream_that_is_at_a_long_task_is_not_idle() -> None:
     before = {ONE.address: 0, TWO.address: 5}
     for busy in (ONE, TWO):
         found = executors(before, {busy.address: 1})
-        assert "no task" in (tasks_missing([ONE], before, found, since_s=99) or "")
+        assert "no task" in (tasks_missing([ONE], found, idle_s=99) or "")
