@@ -9,13 +9,13 @@ from airflow.sdk import DAG, Param, task
 RUNBOOK = """
 ### Stop or allow chaos
 
-`stop` sets a flag in the store and undoes every injected fault. `chaos_nightly` and every fault from the command line
+`stop` sets a flag in Postgres and undoes every injected fault. `chaos_nightly` and every fault from the command line
 (`make fault-matrix`, `make chaos-campaign` and the others) check the flag right before they break something, and
 while they wait. They end with the reason that is entered here. `resume` clears the flag.
 
 On the command line: `make chaos-stop`, `make chaos-resume`.
 
-**`switch` failed?** The store did not answer, or a fault could not be undone yet. The log names it. Run it again.
+**`switch` failed?** Postgres did not answer, or a fault could not be undone yet. The log names it. Run it again.
 """
 
 with DAG(

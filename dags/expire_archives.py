@@ -10,7 +10,7 @@ RUNBOOK = """
 ### Archives of incidents
 
 The logs and the report of an incident are in S3 under `incidents/<id>/`. They are deleted after 90 days. The incident
-itself, with its journal, stays in the store and on Pipeline Health. Trades are not deleted.
+itself, with its journal, stays in Postgres and on Pipeline Health. Trades are not deleted.
 
 **It failed?** S3 did not answer. Nothing is lost: the next night deletes what is left.
 

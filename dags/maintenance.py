@@ -11,11 +11,11 @@ from kintsugi.core.fleet import load_fleet
 RUNBOOK = """
 ### Maintenance
 
-`pause` sets a maintenance flag in the store. Failures are still detected, but the guards refuse to recover the node
+`pause` sets a maintenance flag in Postgres. Failures are still detected, but the guards refuse to recover the node
 (`*`: every node) until the flag ends or is cleared. Every refusal and Pipeline Health show the reason and the name of
 the user who started the run. `resume` clears the flag.
 
-**`flag` failed?** The store did not answer; nothing was changed. Run it again.
+**`flag` failed?** Postgres did not answer; nothing was changed. Run it again.
 """
 
 with DAG(

@@ -32,7 +32,7 @@ the incident's logs in S3). It shows the cause of a batch that fails again and a
 2. Log on to `spark-master-1` (docs/operations.md).
 3. Run `supervisorctl -c <its root>/etc/supervisord.conf stop stream-trades`.
 
-A recovery or roll-out of that node starts the stream again: the store still says that it must run.
+A recovery or roll-out of that node starts the stream again: Postgres still says that it must run.
 """
 
 # Without a start date the first two runs of @continuous get the same logical date, and the second is not created.

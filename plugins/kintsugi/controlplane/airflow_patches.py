@@ -109,7 +109,7 @@ class ChangeAwareTime:
         except SQLAlchemyError as error:
             if not self._is_blind:
                 log.warning(
-                    "the database does not say whether a task has changed, so the scheduler sleeps %s s at a time: %s",
+                    "Postgres does not say whether a task has changed, so the scheduler sleeps %s s at a time: %s",
                     BLIND_S,
                     error,
                 )

@@ -102,7 +102,7 @@ def update_tables() -> None:
     try:
         Database(store_dsn(load_settings())).migrate()
     except Exception as error:  # noqa: BLE001 - recovery starts whatever is wrong with the tables
-        log.warning("the tables of the database were not updated: %s", error)
+        log.warning("the tables in Postgres were not updated: %s", error)
 
 
 def begin_forks_with(*generations: Callable[[], None]) -> None:

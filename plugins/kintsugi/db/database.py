@@ -70,13 +70,12 @@ class Database:
             # libpq's message shows host and port, never the password.
             reason = " ".join(str(error).split())
             raise StoreUnavailable(
-                f"the database can't be used: {reason}. "
-                "Is Postgres of the control plane running? See `make status`",
+                f"Postgres of the control plane can't be used: {reason}. See the row postgres in `make status`",
                 connection_lost=connection is not None and connection.broken,
             ) from error
         except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
             raise StoreUnavailable(
-                f"the tables of the database are older than this code: {error.diag.message_primary}. "
+                f"the tables in Postgres are older than this code: {error.diag.message_primary}. "
                 "Run `make up`, which updates them"
             ) from error
 

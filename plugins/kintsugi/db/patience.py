@@ -87,7 +87,7 @@ def open_connection(dsn: str, patience: Patience | None = None, **options: Any) 
     def report_wait(state: tenacity.RetryCallState) -> None:
         if state.attempt_number == 1:
             PROCESS.say(
-                f"the database doesn't answer yet; waiting for it up to {held.late_s:.0f} s "
+                f"Postgres doesn't answer yet; waiting for it up to {held.late_s:.0f} s "
                 f"({held.away_s:.0f} s while it refuses connections)"
             )
 

@@ -143,7 +143,7 @@ def print_status(document: Document) -> None:
             f"[yellow]Open: {', '.join(opened)}.[/yellow] `make incident ID=<id>` shows what is being done"
         )
     elif opened is None:
-        console.print("[red]The store does not answer: open incidents are not known.[/red]")
+        console.print("[red]Postgres does not answer: open incidents are not known.[/red]")
     why = "; ".join(find_problems(document))
     verdict = (
         "[green]all is well[/green]" if document["well"] else f"[red]not all is well: {escape(why)}[/red]"
@@ -161,7 +161,7 @@ def _print_intake(console: Console, intake: Document | None) -> None:
     from rich.markup import escape
 
     if intake is None:
-        console.print("Intake: unknown (the store does not answer)")
+        console.print("Intake: unknown (Postgres does not answer)")
         return
     console.print(f"Intake: {intake.get('waiting', '?')} files wait. {intake['said']}", markup=False)
     rows: list[tuple[str, ...]] = [
@@ -276,7 +276,7 @@ def find_problems(document: Document) -> list[str]:
             [f"{part}: {state.get('said', '')}".rstrip(".")] if state.get("level") == Severity.BAD else []
         )
     if document["open_incidents"] is None:
-        phrases.append("the store does not answer")
+        phrases.append("Postgres does not answer")
     elif document["open_incidents"]:
         phrases.append(f"{len(document['open_incidents'])} open incident(s)")
     if not (document.get("record") or {"well": True})["well"]:

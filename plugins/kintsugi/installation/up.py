@@ -58,7 +58,7 @@ def start_installation(settings: Settings, console: Console | None = None) -> Co
         plane = ControlPlane(settings)
         with progress.step("Postgres, S3 and the log collector"):
             plane.start_storage()
-        with progress.step("tables of the database"):
+        with progress.step("tables in Postgres"):
             Store(store_dsn(settings)).migrate()
         # Airflow's start is pure computing, the fleet's is mostly waiting for each other's gossip: side
         # by side.

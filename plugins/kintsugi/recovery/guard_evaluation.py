@@ -188,7 +188,7 @@ def limits_in_force(context: Context) -> Limits:
     known = {"repairs_per_node_and_hour", "repairs_per_hour", "sick_share"}
     if unknown := overrides.keys() - known:
         raise InputError(
-            f"the database sets an unknown limit: {', '.join(sorted(unknown))}; "
+            f"Postgres holds an unknown limit of the guards: {', '.join(sorted(unknown))}; "
             f"the known limits are {', '.join(sorted(known))}"
         )
     return Limits(**overrides)

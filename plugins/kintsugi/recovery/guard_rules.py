@@ -13,7 +13,7 @@ from kintsugi.recovery.guard_model import CassandraFacts, GuardFacts, KafkaFacts
 def database_violations(facts: GuardFacts, *, strict: bool) -> Iterator[Violation]:
     if facts.ledger is None and strict:
         yield Violation(
-            "Maintenance flags and repair budget are unknown: the database did not return them. "
+            "Maintenance flags and repair budget are unknown: Postgres did not return them. "
             "Nothing is destroyed without them."
         )
 

@@ -133,7 +133,7 @@ def create_app(
         except StoreUnavailable as error:
             log.warning("delivery %s was refused: %s", delivery, error)
             return WebhookReply(
-                503, {"error": "the store does not answer; nothing was started. Send it again"}
+                503, {"error": "Postgres does not answer; nothing was started. Send it again"}
             )
 
     accepted, refused = RequestLimit(ACCEPTED_PER_MINUTE), RequestLimit(REFUSED_PER_MINUTE)

@@ -114,8 +114,8 @@ class WatchCheck:
         since = self._store_away_since
         page = Page(
             f"page/store/{since:%Y%m%dT%H%M%S}",
-            "The store does not answer: no failure is recovered",
-            f"Since {since:%H:%M:%S} UTC: {error}",
+            "Postgres does not answer: no failure is recovered",
+            f"Since {since:%H:%M:%S} UTC: {error}. Run `make up` on the control plane's machine.",
         )
         try:
             notify_people(OutboxMessage(page.key, MessageKind.PAGE, page.body, now, 1), load_channels())

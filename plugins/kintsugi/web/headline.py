@@ -241,7 +241,7 @@ def _report_late_intake(facts: HealthFacts) -> Headline | None:
 
 def _report_unreadable_source(facts: HealthFacts) -> Headline | None:
     silent: dict[str, CachedValue[Any]] = {
-        "the store": facts.store,
+        "Postgres": facts.store,
         "the servers' probes": facts.nodes,
         "Airflow's tables": facts.airflow,
     }

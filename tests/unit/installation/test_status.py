@@ -157,7 +157,7 @@ def test_what_is_not_well_is_named() -> None:
         "stream": None,
         "open_incidents": None,
     }
-    assert find_problems(silent) == ["Airflow does not answer", "the store does not answer"]
+    assert find_problems(silent) == ["Airflow does not answer", "Postgres does not answer"]
 
 
 @pytest.mark.parametrize("opened", [["kafka-2-20260801T021504Z-9f3c"], None], ids=["open", "nobody can tell"])
