@@ -73,7 +73,7 @@ def up(options: argparse.Namespace, settings: Settings) -> int:
     def say() -> None:
         print(sign_in_text(settings))
         print(
-            "on a new installation, `make unpause` lets the watches, the stream and the ingest run",
+            "On a new installation, run `make unpause`: it starts the watches, the stream and the ingest.",
             flush=True,
         )
 
@@ -100,8 +100,8 @@ def unpause(options: argparse.Namespace, settings: Settings) -> int:
 
     unpause_dags(Context.from_environment()).unpause(DRIFT_DAG)
     print(
-        "every node and the flow are watched, the stream runs, files in S3 are ingested, "
-        "hand edits on servers are looked for each hour"
+        "Unpaused: the watches of all nodes and of the stream, the stream, the ingest, "
+        "and the hourly check for drift (check_drift)."
     )
     return 0
 
@@ -178,7 +178,7 @@ def redrive(options: argparse.Namespace, settings: Settings) -> int:
 
     again = redrive_files(settings, options.keys, user=principal())
     for key in again:
-        print(f"to be taken again: {key}")
+        print(f"will be ingested again: {key}")
     if not again:
         print("no file has failed")
     return 0
@@ -210,7 +210,9 @@ def recreate_cluster(options: argparse.Namespace, settings: Settings) -> int:
         name = options.role.value
         prompt = f"All nodes and disks of {name} are replaced by empty ones. Type {name} to go on: "
         if not sys.stdin.isatty() or input(prompt).strip() != name:
-            raise GuardRefused("nothing was done; --yes (YES=1) goes on without asking")
+            raise GuardRefused(
+                "nothing was changed, because the name was not confirmed; --yes (YES=1) skips the question"
+            )
     return recreate_cluster(settings, options.role)
 
 
@@ -249,7 +251,10 @@ def rotate_secrets(options: argparse.Namespace, settings: Settings) -> int:
     airflow = ControlPlane(settings).airflow
     airflow.unpause("rotate_secrets")
     run_id = airflow.trigger("rotate_secrets")
-    print(f"the run {run_id} of rotate_secrets restarts each node once, one at a time: see {airflow.url}")
+    print(
+        f"The run {run_id} of rotate_secrets restarts each node once, one at a time: see {airflow.url}. "
+        "The DAG is unpaused now, so it also runs on the first of each month. Pause it to prevent that."
+    )
     return 0
 
 

@@ -249,9 +249,9 @@ def record(**context: Any) -> str:
     ti = context["ti"]
     if ti.xcom_pull(task_ids=f"{GROUP}.confirm", key=CASE) is None:
         if ti.xcom_pull(task_ids=f"{GROUP}.confirm", key=BEGAN):
-            raise AirflowFailException("confirm failed before it opened a case; see its log")
+            raise AirflowFailException("the task confirm failed before it opened an incident; see its log")
         raise AirflowSkipException(
-            "no case was opened: nothing was found, or another run repairs this node and keeps the record"
+            "this run opened no incident: the node is healthy, or another run recovers it; see the log of confirm"
         )
     story = report.record_outcome(_own_context(), _pull_case(context))
     if not story.well:
@@ -263,16 +263,18 @@ def request_approval() -> Any:
     """Return the task in which a refused repair waits for a person, under "required actions", without a worker slot."""
     return RepairApproval(
         task_id="ask_a_human",
-        subject="A guard refused a repair. Act all the same?",
+        subject="A guard refused a repair. Repair the node anyway?",
         body=(
             "{% set case = ti.xcom_pull(task_ids='recovery.confirm', key='case') %}"
-            "Node **{{ case['node'] }}**, incident `{{ case['incident'] }}`. Refused because:\n\n"
+            "Node **{{ case['node'] }}**, incident `{{ case['incident'] }}`. The guards refused the repair because:\n\n"
             "{% for reason in ti.xcom_pull(task_ids='recovery.confirm', key='reasons') or [] %}"
             "- {{ reason }}\n{% endfor %}"
-            "\nThe whole record: `make incident ID={{ case['incident'] }}`.\n\n"
-            "*Approve* repairs the node although a guard refused. Nobody's approval kills a node that still answers "
-            "somebody: stop its service first, then approve. *Look again* verifies the node. It is answered by itself "
-            "when the node serves again."
+            "\nThe whole journal: `make incident ID={{ case['incident'] }}`. What to do for each reason: "
+            "docs/runbooks/repair-refused.md.\n\n"
+            "*Approve* repairs the node although a guard refused. A node that still answers is never killed, even "
+            "after an approval: stop its service first, then approve. *Look again* verifies the node. *Decline* ends "
+            "this repair. The question is withdrawn when the node is ready again. Without an answer it is declined "
+            "after 30 minutes."
         ),
         options=[APPROVE, DECLINE, LOOK_AGAIN],
         options_mapping={

@@ -212,7 +212,9 @@ def life_counting_executor() -> type[LocalExecutor]:
         def change_state(self, key: Any, state: Any, info: Any = None, remove_running: bool = True) -> None:
             """Report the end of a task to the scheduler, unless a later life of it was handed out already."""
             if isinstance(key, TaskInstanceKey) and self._end_life(key):
-                self.log.info("the end of %s is not reported: a later life of it was handed out already", key)
+                self.log.info(
+                    "the end of %s is not reported, because the task has been started again since", key
+                )
                 return
             super().change_state(key, state, info, remove_running)
 

@@ -85,7 +85,8 @@ def _tls_problems(settings: Settings) -> Iterator[str]:
     if wanted != has and any(settings.node_root(node.name).exists() for node in settings.fleet):
         yield (
             f"{settings.fleet_file} says mutual_tls: {str(wanted).lower()}, but this installation was made with "
-            f"{str(has).lower()}: write that again, or remove the installation and its data with `make down` first"
+            f"mutual_tls: {str(has).lower()} and can't be switched: set it back to {str(has).lower()}, "
+            "or run `make down` first, which deletes all data"
         )
 
 

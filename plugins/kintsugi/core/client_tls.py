@@ -88,7 +88,9 @@ def current_login(principal: Principal) -> Login:
     """Return `cassandra_login` of an installation with TLS; raises KintsugiError without TLS too."""
     login = cassandra_login(principal)
     if login is None:
-        raise KintsugiError("this installation has no certificate authority, and no logins in Cassandra")
+        raise KintsugiError(
+            "this installation was made with mutual_tls: false, so it has no certificates and no logins in Cassandra"
+        )
     return login
 
 

@@ -204,7 +204,7 @@ class IngestLedger:
         except psycopg.OperationalError as error:
             reason = " ".join(str(error).split())
             raise KintsugiError(
-                f"Postgres, which holds the ingest ledger, does not answer: {reason}. See the row postgres in `make status`"
+                f"Postgres (the ingest ledger) does not answer: {reason}. See the row postgres in `make status`"
             ) from error
 
 

@@ -101,5 +101,6 @@ def require_incarnation(platform: Platform, name: str, expected: str | None) -> 
     """Raise NewIncarnation if another incarnation of the node runs than the one that the guards evaluated."""
     if expected is not None and (current := platform.incarnation(name)) not in (None, expected):
         raise NewIncarnation(
-            f"{name}: {current} runs, but the guards evaluated {expected or 'none'}; they have to evaluate it first"
+            f"{name} was started again (now {current}) since the guards evaluated it ({expected or 'not running'}). "
+            "Nothing was killed; the guards are evaluated again"
         )

@@ -89,8 +89,9 @@ def require_loss(settings: Settings, role: Role) -> None:
     needed = 1 if role is Role.CASSANDRA else len(nodes) // 2 + 1
     if len(left) >= needed:
         raise GuardRefused(
-            f"the disk of {', '.join(left)} is there: nothing has to be recreated, and it would be destroyed. "
-            "Approve the repairs of the others on Pipeline Health, then replay_trades restores what only they had"
+            f"{role.value} is not recreated: this command would destroy the disk of {', '.join(left)}. "
+            "Approve the repairs of the other nodes on Pipeline Health. Then trigger replay_trades with everything, "
+            "which restores what only the lost disks held"
         )
 
 

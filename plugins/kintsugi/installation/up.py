@@ -113,7 +113,7 @@ def remove_installation(settings: Settings, console: Console | None = None) -> N
     """
     if READY.exists():
         raise KintsugiError(
-            "this container is the control plane, and would start it all again: use `make docker-down`"
+            "this container is the control plane and would start everything again: run `make docker-down` on its host"
         )
     if not settings.state.exists():
         return
@@ -183,7 +183,8 @@ def _remove_state(settings: Settings) -> None:
         lambda: remove_parts(tuple(part for part in PARTS if part not in _KEPT_TO_THE_END)), 10
     ):
         raise StepFailed(
-            f"something still writes below {settings.state}: see `make status`, then `make down` again"
+            f"{settings.state} is not removed, because a process still writes into it. Run `make down` again; "
+            f"if it fails again, `lsof +D {settings.state}` names the process to end"
         )
     remove_parts(_KEPT_TO_THE_END)
     with contextlib.suppress(OSError):

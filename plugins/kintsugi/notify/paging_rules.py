@@ -167,10 +167,12 @@ def _one_page(calls: Sequence[_Call], key: str) -> Page:
     if len(nodes) == 1:
         return Page(key, page.title, page.text)
     reasons = "\n".join(f"- {call.incident.node}: {call.page.text.splitlines()[0]}" for call in calls)
-    title = page.title.replace(calls[0].incident.node, f"{len(nodes)} servers ({', '.join(nodes)})", 1)
+    title = page.title.replace(calls[0].incident.node, f"{len(nodes)} nodes ({', '.join(nodes)})", 1)
     return Page(
         key,
-        title.replace(") needs a person: its", ") need a person: their", 1),
+        title.replace(") needs a person: its", ") need a person: their", 1).replace(
+            ") is not", ") are not", 1
+        ),
         f"These failures probably have one cause:\n{reasons}\n{page.text}",
     )
 
@@ -217,7 +219,7 @@ def _control_plane_page(incident: Incident, first: Incident, now: datetime) -> t
         f"page/control-plane/{first.id}/{reminder}",
         f"The control plane needs a person: it can't repair {incident.node}",
         f"{last.message}\nThe repair is tried again and no escalation step was used. Fix the control plane "
-        f"(its disk, its database, its programs); see `make status`. {_see_also(incident)}",
+        f"(its disk, Postgres, its programs); see `make status`. {_see_also(incident)}",
     )
 
 
@@ -269,7 +271,8 @@ def _stuck_page(incident: Incident, first: Incident, now: datetime) -> tuple[int
     return 0, Page(
         f"page/stuck/{incident.id}/{len(incident.entries)}",
         f"{incident.node} needs a person: its repair makes no progress",
-        f"Its last journal entry: {incident.last_word:%H:%M:%S} UTC. Check that Airflow runs. {_see_also(incident)}",
+        f"Its journal has had no new entry since {incident.last_word:%H:%M:%S} UTC. Check that Airflow runs. "
+        f"{_see_also(incident)}",
     )
 
 
@@ -300,6 +303,7 @@ def _unfounded_page(node: str, alarms: Sequence[Incident]) -> Page:
     return Page(
         f"page/unfounded/{node}/{first.opened_at:%Y%m%dT%H}",
         f"{node} needs a person: its watch raises repeated false alarms",
-        f"{len(alarms)} times within the hour, and nothing was changed. The last time: {last.reason}\n"
+        f"It found the node down {len(alarms)} times within the hour. Each time the repeated probe found nothing "
+        f"wrong, and nothing was changed. The last time: {last.reason}\n"
         f"See `make incident ID={last.id}`, and {watch_dag_id(node)} in Airflow. Trigger recover_node to act by hand.",
     )

@@ -115,7 +115,7 @@ def open_session(cluster: Cluster, keyspace: str | None) -> Session:
         reasons = "; ".join(f"{host}: {reason}" for host, reason in known.items()) or str(error)
         raise KintsugiError(
             f"no Cassandra node of {', '.join(cluster.contact_points)} accepts connections on port {cluster.port} "
-            f"({reasons}); look at the health of the cassandra nodes"
+            f"({reasons}); see the Cassandra nodes in `make status`"
         ) from error
     except Exception:
         cluster.shutdown()

@@ -85,7 +85,7 @@ def await_result(send: Callable[[], Any], future: Any, deadline: float) -> list[
             if time.monotonic() > deadline:
                 raise KintsugiError(
                     f"Cassandra refused a statement of the stream until the deadline: {error}; "
-                    "the stream will try the batch again, look at the health of the cassandra nodes"
+                    "the stream tries the batch again; see the Cassandra nodes in `make status`"
                 ) from error
         time.sleep(0.2)
         future = send()
