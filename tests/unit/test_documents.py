@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import main as benchmarks_main
 from kintsugi.cli import MOVED, RENAMED, main
 from kintsugi.core.fleet import REPOSITORY
 
@@ -20,6 +21,11 @@ GUIDES = [path for path in PAGES if "decisions" not in path.parts and path.name 
 LINK = re.compile(r'\]\(([^()\s]+)\)|(?:src|srcset|href)="([^"\s]+)"')
 CODE = re.compile(r"`([^`\n]+)`")
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+CURRENT = [path for path in PAGES if path.name != "CHANGELOG.md"]
+PLACES = "ansible|artifacts|benchmarks|bin|dags|docs|plugins|spark_apps|supply_chain|terraform|tests"
+FILE = re.compile(rf"(?<![\w/.<>-])(?:{PLACES})/(?:[\w.-]+/)*[\w.-]*\w")
+SETTING = re.compile(r"\bKINTSUGI_[A-Z_]*[A-Z]\b")
+DAG = re.compile(r"(?:[Tt]rigger|[Uu]npause|[Pp]ause|DAGs?)\s`(\w+)`")
 
 
 def name_of(path: Path) -> str:
@@ -73,7 +79,42 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
             assert anchor in anchors(there), f"{name_of(page)} links to {target}"
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=name_of)
+def test_every_file_of_a_page_exists() -> None:
+    named = {(page, file) for page in CURRENT for file in FILE.findall(page.read_text())}
+    assert len(named) > 100, "the search finds no files any more"
+    assert not {
+        f"{name_of(page)} names {file}"
+        for page, file in named
+        if not (REPOSITORY / file).exists() and not (page.parent / file).exists()
+    }
+
+
+def test_every_setting_of_a_page_exists() -> None:
+    named = {(page, setting) for page in CURRENT for setting in SETTING.findall(page.read_text())}
+    assert len(named) > 10, "the search finds no settings any more"
+    sources = [
+        path for place in ("bin", "plugins") for path in (REPOSITORY / place).rglob("*") if path.is_file()
+    ]
+    code = "".join(
+        path.read_text(errors="replace") for path in (*sources, REPOSITORY / "docker-compose.yaml")
+    )
+    intake = "KINTSUGI_INTAKE_"  # the code makes these of two parts
+    assert not {
+        f"{name_of(page)} names {setting}"
+        for page, setting in named
+        if setting not in code and f'"{setting.removeprefix(intake)}"' not in code
+    }
+
+
+def test_every_dag_that_a_page_starts_or_pauses_exists() -> None:
+    named = {(page, dag) for page in CURRENT for dag in DAG.findall(page.read_text())}
+    assert len(named) > 10, "the search finds no DAGs any more"
+    files = (REPOSITORY / "dags").glob("*.py")
+    dags = {dag for path in files for dag in re.findall(r'dag_id="(\w+)"', path.read_text())}
+    assert not {f"{name_of(page)} names {dag}" for page, dag in named if dag not in dags}
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=name_of)
 def test_every_make_target_of_a_page_exists(page: Path) -> None:
     assert commands(page, "make") <= make_targets()
 
@@ -86,6 +127,15 @@ def test_every_command_of_a_page_exists(capsys: pytest.CaptureFixture[str]) -> N
         with pytest.raises(SystemExit) as ended:
             main([word, "--help"])
         assert ended.value.code == 0, f"`kintsugi {word}` is no command"
+
+
+def test_every_benchmark_of_a_page_exists() -> None:
+    named = {word for page in GUIDES for word in commands(page, "benchmarks")}
+    assert "bench" in named, "the search finds no benchmarks any more"
+    for word in named:
+        with pytest.raises(SystemExit) as ended:
+            benchmarks_main([word, "--help"])
+        assert ended.value.code == 0, f"`python -m benchmarks {word}` is no command"
 
 
 def test_the_glossary_stays_short() -> None:

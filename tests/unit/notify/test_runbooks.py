@@ -13,11 +13,13 @@ import pytest
 from kintsugi.core.fleet import REPOSITORY
 from kintsugi.db.outbox import MessageKind, OutboxMessage
 from kintsugi.notify.dispatcher import text_of
-from kintsugi.notify.runbooks import DIRECTORY, INDEX, RUNBOOKS, runbook_link
+from kintsugi.notify.runbooks import DIRECTORY, HEARTBEAT, INDEX, RUNBOOKS, runbook_link
 
 RUNBOOK_FILES = {path.stem: path for path in (REPOSITORY / DIRECTORY).glob("*.md") if path.stem != INDEX}
 SECTIONS = ["Meaning", "Impact", "Check", "Fix", "Escalate"]
 MOST_LINES = 60
+VARIABLE = re.compile(r"…|\(s\)|[()]|\d+|recover_node of|deploy_release")
+"""What stands in a title for what the code fills in."""
 
 
 def page_key_literals() -> Iterator[str]:
@@ -72,6 +74,26 @@ def test_a_runbook_is_short_and_says_all_five_things_in_order(name: str) -> None
     assert len(text.splitlines()) <= MOST_LINES
     assert not [line for line in text.splitlines() if len(line) > 120 and not line.lstrip().startswith("|")]
     assert not [line for line in text.splitlines() if line.count("`") % 2], "a command is copied as one line"
+
+
+def constants_of_the_code() -> str:
+    """All constant parts of all texts of the product, in order; and Honeycomb's triggers."""
+    parts = [path.read_text() for path in (REPOSITORY / "terraform" / "honeycomb").glob("*.tf")]
+    for path in (REPOSITORY / "plugins").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                parts.append(node.value)
+    return "\n".join(parts)
+
+
+def test_a_runbook_is_found_by_the_title_of_its_page() -> None:
+    code = constants_of_the_code()
+    for name, path in RUNBOOK_FILES.items():
+        head = " ".join(path.read_text().partition("\n> ")[0].split())
+        titles = re.findall(r"\*([^*]+)\*", head)
+        assert titles or RUNBOOKS[HEARTBEAT] == name, f"{name} has no title"
+        for part in (part for title in titles for part in VARIABLE.split(title)):
+            assert part.strip() in code, f"{name}: no page has the title {part!r}"
 
 
 def test_the_index_lists_every_runbook() -> None:
