@@ -207,7 +207,7 @@ def test_a_watch_that_cries_again_and_again_and_nothing_is_found_calls() -> None
     assert incident_pages(alarms[:5], at(1600)) == []
     (page,) = incident_pages(alarms, at(1600))
     assert page.key.startswith("page/unfounded/kafka-2/")
-    assert page.text.startswith("6 ")
+    assert "6" in page.text.split()
     assert "a pause" in page.text
     assert incident_pages(alarms, at(5000)) == [], "an hour later some of them no longer count"
     assert incident_pages([_false_alarm(minute, "recover_node/x") for minute in range(6)], at(600)) == [], (
