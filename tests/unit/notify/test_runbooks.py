@@ -18,7 +18,7 @@ from kintsugi.notify.runbooks import DIRECTORY, HEARTBEAT, INDEX, RUNBOOKS, runb
 RUNBOOK_FILES = {path.stem: path for path in (REPOSITORY / DIRECTORY).glob("*.md") if path.stem != INDEX}
 SECTIONS = ["Meaning", "Impact", "Check", "Fix", "Escalate"]
 MOST_LINES = 60
-VARIABLE = re.compile(r"…|\(s\)|[()]|\d+|recover_node of|deploy_release")
+VARIABLE = re.compile(r"… minutes|…|\(s\)|[()]|\d+|recover_node of|deploy_release")
 """What stands in a title for what the code fills in."""
 
 
