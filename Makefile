@@ -85,7 +85,7 @@ false-positive-test:  ## pause nodes for up to 5 s under load; no recovery may s
 release-trials:  ## roll out three bad releases; each must stop after at most one node (15 minutes)
 	@$(BENCHMARKS) release-trials
 
-rotation-test:  ## renew every secret under 1,000 trades a second, and look for gaps (15 minutes)
+rotation-test:  ## renew certificates and passwords at 1,000 trades a second, and look for gaps (15 minutes)
 	@$(BENCHMARKS) rotation-test
 
 rotate-secrets:  ## renew certificates and passwords, and roll them out node by node

@@ -151,7 +151,7 @@ def release_trials(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def rotation_test(options: argparse.Namespace, settings: Settings) -> int:
-    """Renew every secret under 1000 trades a second; report the longest gap in what is stored."""
+    """Renew certificates and passwords at 1000 trades a second; report the longest gap in what is stored."""
     return benchmarks.rotation_test.run_rotation_test(settings, report=options.report)
 
 
