@@ -498,7 +498,7 @@ def test_a_dead_database_is_said_in_one_line_and_quickly(postgres: Any, store: S
     lease = store.acquire_lease("kafka-1", "run-1", 60)
     postgres.stop(signal.SIGQUIT)
     began = time.monotonic()
-    with pytest.raises(StoreUnavailable, match="Is Postgres of the control plane running") as caught:
+    with pytest.raises(StoreUnavailable) as caught:
         store.check("kafka-1", lease.token)
     assert time.monotonic() - began < 5
     assert "\n" not in str(caught.value)
