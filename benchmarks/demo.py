@@ -17,6 +17,7 @@ from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.dag_ids import BASELINE_DAG, DRIFT_DAG, FIRST_DAGS, INGEST_DAG
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.processes import wait_until
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import BUCKET, Settings
 from kintsugi.installation.sign_in import sign_in_text
 from kintsugi.installation.unpause import watch_dags
@@ -107,7 +108,7 @@ class Demo:
         """Generate the seeded day and put it into S3; the same file again is no new object to the ledger."""
         out = self.report.parent / "sample"
         made = generate_day(out, day=DAY, seed=SEED, trades=self.trades, parts=2, bad_rows=BAD_ROWS)
-        s3 = context.s3()
+        s3 = context.s3(S3Purpose.DELIVERY)
         for path in (*made.eod_files, *made.trade_files):
             key = path.relative_to(out).as_posix()
             s3.upload_file(str(path), BUCKET, key)
@@ -230,7 +231,7 @@ def live_feed(
     fed: list[FileKey] = []
 
     def feed() -> None:
-        s3, due, part = context.s3(), time.monotonic() + period_s, None
+        s3, due, part = context.s3(S3Purpose.DELIVERY), time.monotonic() + period_s, None
         while not stop.wait(due - time.monotonic()):
             part = part or next(parts)
             with suppress(BotoCoreError, ClientError):  # while S3 is unreachable the part waits

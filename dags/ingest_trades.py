@@ -68,6 +68,7 @@ with DAG(
         """Send every pending file to Kafka; returns the results of the finished ones."""
         from kintsugi.core.connections import reachable_sources, s3_client, store_dsn
         from kintsugi.core.fleet import Role
+        from kintsugi.core.s3_keys import S3Purpose
         from kintsugi.core.settings import KAFKA_PORT, load_settings
         from kintsugi.db.ingest_ledger import IngestLedger
         from kintsugi.pipeline.ingest.flow_control import flow_control
@@ -77,8 +78,8 @@ with DAG(
         bootstrap = settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
         ledger = IngestLedger(store_dsn(settings))
         accounts = ingest_pending(
-            s3_client(settings), ledger, bootstrap,
-            sources=reachable_sources(settings), idle=IDLE_S, at_most=ROUND_S,
+            s3_client(settings, S3Purpose.INGEST), ledger, bootstrap,
+            sources=reachable_sources(settings, S3Purpose.INGEST), idle=IDLE_S, at_most=ROUND_S,
             control=flow_control(settings, "ingest"),
         )  # fmt: skip
         return [account.to_dict() for account in accounts]
@@ -87,10 +88,11 @@ with DAG(
     def check_manifests(accounts: list[dict[str, Any]]) -> Any:
         """Compare each result with its manifest; raises KintsugiError that names the file."""
         from kintsugi.core.connections import s3_client
+        from kintsugi.core.s3_keys import S3Purpose
         from kintsugi.core.settings import load_settings
         from kintsugi.pipeline.ingest.file_manifest import check_manifest, sum_reports
 
-        s3 = s3_client(load_settings())
+        s3 = s3_client(load_settings(), S3Purpose.INGEST)
         for account in accounts:
             check_manifest(s3, account)
         yield Metadata(TRADES, sum_reports(accounts))

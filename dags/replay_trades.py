@@ -68,6 +68,7 @@ with DAG(
         """Send the chosen trades; returns the results by file."""
         from kintsugi.core.connections import data_sources, s3_client, store_dsn
         from kintsugi.core.fleet import Role
+        from kintsugi.core.s3_keys import S3Purpose
         from kintsugi.core.settings import KAFKA_PORT, load_settings
         from kintsugi.db.ingest_ledger import IngestLedger
         from kintsugi.db.sent_offsets import SentOffsets
@@ -79,7 +80,7 @@ with DAG(
         context, settings = get_current_context(), load_settings()
         form, name, dsn = context["params"], context["run_id"], store_dsn(settings)
         s3, ledger, brokers = (
-            s3_client(settings),
+            s3_client(settings, S3Purpose.INGEST),
             IngestLedger(dsn),
             settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT),
         )
@@ -94,20 +95,23 @@ with DAG(
                 form["loss"],
                 name=name,
                 control=control,
-                sources=data_sources(settings),
+                sources=data_sources(settings, S3Purpose.INGEST),
             )
         else:
-            accounts = replay_from_form(s3, ledger, brokers, form, name, data_sources(settings), control)
+            accounts = replay_from_form(
+                s3, ledger, brokers, form, name, data_sources(settings, S3Purpose.INGEST), control
+            )
         return [account.to_dict() for account in accounts]
 
     @task(execution_timeout=timedelta(minutes=10))
     def check_manifests(accounts: list[dict[str, Any]]) -> dict[str, Any]:
         """Compare each result with its manifest; returns the sums. Raises KintsugiError that names the file."""
         from kintsugi.core.connections import s3_client
+        from kintsugi.core.s3_keys import S3Purpose
         from kintsugi.core.settings import load_settings
         from kintsugi.pipeline.ingest.file_manifest import check_manifest, sum_reports
 
-        s3 = s3_client(load_settings())
+        s3 = s3_client(load_settings(), S3Purpose.INGEST)
         for account in accounts:
             check_manifest(s3, account)
         return sum_reports(accounts)

@@ -24,6 +24,7 @@ from kintsugi.core.connections import data_sources, s3_client
 from kintsugi.core.data_source import DataSource, own_source
 from kintsugi.core.errors import InputError, KintsugiError
 from kintsugi.core.fleet import Role
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import BUCKET, load_settings
 from kintsugi.pipeline.cassandra_session import session_scope
 from kintsugi.pipeline.ingest.byte_sources import BytesSource
@@ -190,10 +191,10 @@ def main(argv: list[str] | None = None) -> int:
     contact_points = [node.address for node in settings.fleet.of(Role.CASSANDRA)]
     spark = SparkSession.builder.appName("build_baseline").getOrCreate()
     try:
-        sources = data_sources(settings)
+        sources, s3 = data_sources(settings, S3Purpose.INGEST), s3_client(settings, S3Purpose.INGEST)
         for uri in filter(None, options.keys.split(",")):
             source, key = find_source(sources, uri)
-            build_baseline(spark, s3_client(settings), key, contact_points, source)
+            build_baseline(spark, s3, key, contact_points, source)
     except KintsugiError as error:
         log.error("%s", error)
         return 1

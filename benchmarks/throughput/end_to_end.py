@@ -20,6 +20,7 @@ from benchmarks.throughput.meters import StreamMeter, StreamReading, usage
 from benchmarks.throughput.stored import Expected, compare, rows_of
 from benchmarks.throughput.writers import save
 from kintsugi.core.errors import StepFailed
+from kintsugi.core.s3_keys import S3Purpose
 
 PART_ROWS = 10_000
 PART_S = 90.0  # of the session: ten files fill a partition's quarter of an hour
@@ -83,7 +84,7 @@ class Feed:
         ahead = int(bench.seconds * FIRST_ROWS_A_SECOND / PART_ROWS) + (OUTSTANDING + WARM_UP) // PART_ROWS
         bench.say(f"making {ahead} files of {PART_ROWS:,} trades")
         self._files = chain(list(islice(files, ahead)), files)
-        self._s3 = bench.context.s3()
+        self._s3 = bench.context.s3(S3Purpose.DELIVERY)
         self._first: int | None = None
         self.sent: list[Part] = []
 

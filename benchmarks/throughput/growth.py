@@ -20,6 +20,7 @@ from kintsugi.core.certificates import Principal
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Node, Role
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import KEYSPACE
 from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.infra import ssh
@@ -77,7 +78,7 @@ def _level(
     ready = messages(part)
     with bench.stream_meter() as meter:
         start, before, began = meter.last, usage(bench.context.settings), time.monotonic()
-        deliver(bench.context.s3(), ledger, kafka, part, ready, rate=RATE)
+        deliver(bench.context.s3(S3Purpose.DELIVERY), ledger, kafka, part, ready, rate=RATE)
         meter.wait_for(
             lambda now: now.stored - start.stored >= rows, STORED_S, f"{rows:,} trades to be stored"
         )

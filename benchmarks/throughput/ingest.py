@@ -6,6 +6,7 @@ meanwhile. They take turns, so that a passing load hits all of them.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +16,11 @@ from benchmarks.throughput.context import Bench, Result
 from benchmarks.throughput.delivery import Message, etag_of, kafka_python, send_messages
 from benchmarks.throughput.feed import Part, joined, messages, parts
 from benchmarks.throughput.figures import ratio, spread
+from kintsugi.controlplane.s3proxy import ObjectStore
 from kintsugi.core.certificates import Principal
 from kintsugi.core.client_tls import kafka_options
 from kintsugi.core.connections import store_dsn
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import BUCKET, TOPIC
 from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.db.ledger_entry import file_id
@@ -73,8 +76,8 @@ def _raw(kafka: KafkaProducer, topic: str, ready: list[Message]) -> float:
 
 def _ours(bench: Bench, topic: str, part: Part) -> float:
     """The product's own ingest of a file in S3, its ledger and its manifest included."""
-    s3 = bench.context.s3()
-    etag = s3.put_object(Bucket=BUCKET, Key=part.key, Body=part.body)["ETag"]
+    delivery, s3 = bench.context.s3(S3Purpose.DELIVERY), bench.context.s3(S3Purpose.INGEST)
+    etag = delivery.put_object(Bucket=BUCKET, Key=part.key, Body=part.body)["ETag"]
     source = S3Object(part.key, etag, len(part.body))
     try:
         with scratch_ledger(store_dsn(bench.context.settings)) as ledger:
@@ -85,9 +88,11 @@ def _ours(bench: Bench, topic: str, part: Part) -> float:
             seconds = time.monotonic() - began
     finally:
         name = file_id(part.key, etag_of(part.body))
-        for prefix in (part.key, f"manifests/{name}", f"identities/{name}", f"dead-letter/{name}"):
-            for item in s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", ()):
-                s3.delete_object(Bucket=BUCKET, Key=item["Key"])
+        delivery.delete_object(Bucket=BUCKET, Key=part.key)
+        # No key of S3 deletes what an ingest wrote.
+        for written in ("manifests", "identities", "dead-letter"):
+            for path in (ObjectStore.of(bench.context.settings).bucket / written).glob(f"{name}*"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
     return float(account.tally.produced / seconds)
 
 

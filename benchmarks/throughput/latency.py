@@ -24,6 +24,7 @@ from benchmarks.throughput.stored import Expected, compare
 from kintsugi.core.certificates import Principal
 from kintsugi.core.client_tls import kafka_options
 from kintsugi.core.errors import StepFailed
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import KEYSPACE, TOPIC
 from kintsugi.pipeline.row_parser import Trade
 
@@ -83,7 +84,7 @@ def feed_slowly(
     bench: Bench, some: list[tuple[Part, list[Trade]]], period_s: float = PERIOD_S
 ) -> Iterator[tuple[Part, list[Trade]]]:
     """Put a file into S3 every ``period_s`` seconds; each is given to the caller just before its put."""
-    s3 = bench.context.s3()
+    s3 = bench.context.s3(S3Purpose.DELIVERY)
     began = time.monotonic()
     for number, (part, content) in enumerate(some):
         time.sleep(max(0.0, began + number * period_s - time.monotonic()))

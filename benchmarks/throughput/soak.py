@@ -29,6 +29,7 @@ from benchmarks.throughput.meters import StreamMeter
 from benchmarks.throughput.stored import Expected
 from benchmarks.throughput.stored import compare as compare_identities
 from kintsugi.core.errors import StepFailed
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import Settings
 from kintsugi.environments.local.node_process import signal_process
 from kintsugi.installation.unpause import unpause_dags
@@ -71,7 +72,7 @@ def soak(bench: Bench, kills: int, days: soak_feed.SoakDays) -> dict[str, Any]:
     """All three parts; raises StepFailed when the stream doesn't come back, or not within ``LIMIT_S`` in all."""
     bench.say("making a day on which informed traders are at work, and what measures it")
     made = soak_feed.planted_day(bench.seed, bench.folder / "soak")
-    soak_feed.deliver_baseline(bench.context.s3(), soak_feed.end_of_day_files(made, days))
+    soak_feed.deliver_baseline(bench.context.s3(S3Purpose.DELIVERY), soak_feed.end_of_day_files(made, days))
     began = time.monotonic()
     story: list[dict[str, Any]] = []
     with bench.stream_meter() as meter:
@@ -93,7 +94,7 @@ def soak(bench: Bench, kills: int, days: soak_feed.SoakDays) -> dict[str, Any]:
     bench.say(f"{kills} kills over {rows:,} trades; the same undisturbed")
     undisturbed = [soak_feed.moved(part, days) for part in fed.sent]
     with bench.stream_meter() as meter:
-        start, s3 = meter.last, bench.context.s3()
+        start, s3 = meter.last, bench.context.s3(S3Purpose.DELIVERY)
         for part in undisturbed:
             put_part(s3, part)
         meter.wait_for(
@@ -201,7 +202,7 @@ def feeding(bench: Bench, feed: Iterator[Part]) -> Iterator[Fed]:
     stop, fed = threading.Event(), Fed()
 
     def run() -> None:
-        s3 = bench.context.s3()
+        s3 = bench.context.s3(S3Purpose.DELIVERY)
         began = time.monotonic()
         for number in count(1):
             part = next(feed)

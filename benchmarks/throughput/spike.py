@@ -19,6 +19,7 @@ from benchmarks.throughput.latency import PERIOD_S, RATE, feed_slowly
 from benchmarks.throughput.meters import StreamMeter, usage
 from benchmarks.throughput.stored import Expected, compare
 from kintsugi.core.connections import store_dsn
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.pipeline.row_parser import Trade
 
@@ -49,7 +50,7 @@ def spike(bench: Bench) -> Result:
         time.sleep(max(0.0, BEFORE_S - 2 * PERIOD_S))
         usual = max(USUAL_LAG, *(now.lag for now in meter.readings[len(meter.readings) // 2 :]))
         began = time.time()
-        send_s = deliver(bench.context.s3(), ledger, kafka, part, ready)
+        send_s = deliver(bench.context.s3(S3Purpose.DELIVERY), ledger, kafka, part, ready)
         bench.say(f"{TRADES:,} trades sent in {send_s:.1f} s; lag {meter.last.lag:,}")
         gone_at = drained_at(bench, meter, usual, memory)
         fed.set()

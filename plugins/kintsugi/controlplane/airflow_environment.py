@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING
 
 from kintsugi.controlplane import accounts, airflow_patches
 from kintsugi.controlplane.postgres import AIRFLOW_DATABASE, STORE_DATABASE, USER, Postgres
-from kintsugi.controlplane.s3proxy import ACCESS_KEY, REGION, ObjectStore
+from kintsugi.controlplane.s3proxy import REGION, ObjectStore
+from kintsugi.core.connections import S3_CONNECTION, s3_connection
 from kintsugi.core.files import write_private
 from kintsugi.core.fleet import Role
 from kintsugi.core.processes import MARKER, PART
+from kintsugi.core.s3_keys import S3Key, S3Purpose
 from kintsugi.core.settings import (
     CASSANDRA_PORT,
     KAFKA_PORT,
@@ -137,22 +139,17 @@ def telemetry_environment(own: Mapping[str, Mapping[str, object]]) -> dict[str, 
 
 
 def own_connections(settings: Settings) -> dict[str, dict[str, object]]:
-    """Return the five connections of the project by connection id, in Airflow's JSON form."""
-    fleet = settings.fleet
-    s3, postgres = ObjectStore.of(settings), Postgres.of(settings)
+    """Return the connections of the project by connection id, in Airflow's JSON form.
+
+    S3 has one for each purpose. ``kintsugi_s3``, which had all rights in version 0.1, is that of ``monitor``.
+    """
+    fleet, postgres = settings.fleet, Postgres.of(settings)
+    s3 = s3_connections(settings)
     cassandra = ",".join(node.address for node in fleet.of(Role.CASSANDRA))
     master = next((node.address for node in fleet.of(Role.SPARK_MASTER)), "")
     return {
-        "kintsugi_s3": {
-            "conn_type": "aws",
-            "login": ACCESS_KEY,
-            "password": s3.secret_key,
-            "extra": {
-                "region_name": REGION,
-                "endpoint_url": s3.endpoint,
-                "config_kwargs": {"s3": {"addressing_style": "path"}},
-            },
-        },
+        **s3,
+        S3_CONNECTION: s3[s3_connection(S3Purpose.MONITOR)],
         "kintsugi_store": {
             "conn_type": "postgres",
             "host": str(postgres.socket),
@@ -177,6 +174,25 @@ def own_connections(settings: Settings) -> dict[str, dict[str, object]]:
             "extra": {"deploy-mode": "client"},
         },
     }
+
+
+def s3_connections(settings: Settings) -> dict[str, dict[str, object]]:
+    """Return the connection of each purpose to the installation's S3, with its key."""
+    server = ObjectStore.of(settings)
+
+    def connection(key: S3Key) -> dict[str, object]:
+        return {
+            "conn_type": "aws",
+            "login": key.access_key,
+            "password": key.secret,
+            "extra": {
+                "region_name": REGION,
+                "endpoint_url": server.endpoint,
+                "config_kwargs": {"s3": {"addressing_style": "path"}},
+            },
+        }
+
+    return {s3_connection(key.purpose): connection(key) for key in server.keys}
 
 
 def write_environment(path: Path, environment: Mapping[str, str]) -> bool:

@@ -33,6 +33,7 @@ from kintsugi.controlplane.s3proxy import ObjectStore
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.files import write_private
 from kintsugi.core.processes import find_listener, kill_owned, owned_pids, wait_until
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.spark_security import spark_conf_directory, spark_defaults
 from kintsugi.core.users import principal
 from kintsugi.infra.airflow_client import Airflow, read_token, sign_token
@@ -104,8 +105,8 @@ class ControlPlane:
         self.supervisor.start(*STORAGE)
         self._await("postgres", self.postgres.accepts)
         self.postgres.create_databases()
-        client = self.objects.client()
-        self._await("s3", lambda: self.objects.ensure_bucket(client))
+        client = self.objects.client(S3Purpose.MONITOR)
+        self._await("s3", lambda: self.objects.answers(client))
         plane = self.settings.fleet.control_plane
         self._await("log-collector", lambda: find_listener(plane.address, plane.log_port) is not None)
 
@@ -194,9 +195,11 @@ class ControlPlane:
     def _prepare(self) -> None:
         """Write every configuration and start a supervisor, after orphans of an earlier one have ended."""
         if self.supervisor.answers():
-            if self.postgres.socket.exists():
+            if self.postgres.socket.exists() and self.objects.keys_file.exists():
+                self.objects.write_keys()
                 return
-            self.stop()  # version 0.1 started it: its Postgres has no socket, and its programs look for a port
+            # Version 0.1 started it. Its Postgres has no socket, its S3 has one key, and its programs use both.
+            self.stop()
         if self.supervisor.pid() is None and owned_pids(self.settings.control):
             self.stop()  # the supervisor was killed, and its children hold the ports
         control = self.settings.control

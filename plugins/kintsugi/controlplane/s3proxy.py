@@ -1,6 +1,7 @@
-"""The S3 server of the ``local`` environment: S3Proxy on the file system.
+"""The S3 server of the control plane: S3Proxy on the file system, with a key for each purpose.
 
-Its data survives kill -9. It supports multipart uploads, ranges and conditional PUTs, but no versioning.
+Its data survives kill -9. It supports multipart uploads, ranges and conditional PUTs, but no versioning. What a key may
+do is in `kintsugi.core.s3_keys`; ``S3ProxyWithRights.java`` enforces it (docs/decisions/0145).
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.errors import PreflightError
 from kintsugi.core.files import write_private
+from kintsugi.core.s3_keys import RIGHTS, S3Key, S3Purpose, current_key
 from kintsugi.core.settings import BUCKET
 from kintsugi.infra.supervisord import Program
 
 if TYPE_CHECKING:
     from kintsugi.core.settings import Settings
 
-ACCESS_KEY = "kintsugi"
 REGION = "us-east-1"
+_SERVER = Path(__file__).with_name("S3ProxyWithRights.java")
+_ONLY_SECRET = "s3"  # noqa: S105 - the name of the secret: the one key of all clients in version 0.1
 
 # Without a configuration logback logs two lines for each object of each listing. On a day of many files that took a
 # tenth of a processor, and as much again for the supervisor that writes the log.
@@ -42,18 +45,20 @@ class ObjectStore:
     port: int
     directory: Path
     jars: Path
-    secret_key: str
+    keys: tuple[S3Key, ...]
+    secrets: Path
 
     @classmethod
     def of(cls, settings: Settings) -> ObjectStore:
-        """Return the server that ``settings`` describes; creates its secret key at first use."""
+        """Return the server that ``settings`` describes; creates its keys at first use."""
         plane = settings.fleet.control_plane
         return cls(
             address=plane.address,
             port=plane.s3_port,
             directory=settings.control / "s3",
             jars=settings.jars("s3proxy"),
-            secret_key=settings.secret("s3"),
+            keys=tuple(current_key(settings, purpose) for purpose in S3Purpose),
+            secrets=settings.secrets,
         )
 
     @property
@@ -64,6 +69,16 @@ class ObjectStore:
     @property
     def _properties(self) -> Path:
         return self.directory / "s3proxy.properties"
+
+    @property
+    def bucket(self) -> Path:
+        """Return the directory that is the bucket: a file for each object, by its key."""
+        return self.directory / "data" / BUCKET
+
+    @property
+    def keys_file(self) -> Path:
+        """Return the path of the file with all keys and their rights; 0600. The server reads it when it changes."""
+        return self.directory / "keys.properties"
 
     @property
     def _logback(self) -> Path:
@@ -78,43 +93,71 @@ class ObjectStore:
             java,
             *_JVM,
             f"-Dlogback.configurationFile=file://{self._logback}",
+            f"-Dkintsugi.s3.keys={self.keys_file}",
             "-cp",
             f"{self.jars}/*",
-            "org.gaul.s3proxy.Main",
-            "--properties",
+            "org.codehaus.janino.SimpleCompiler",  # compiles the file, and runs its class
+            str(_SERVER),
+            _SERVER.stem,
             str(self._properties),
         ]
         return Program("s3", words, stop_seconds=5)
 
     def prepare(self) -> None:
-        """Write the configuration (0600, because it has the secret key) and create the data directory."""
-        data = self.directory / "data"
-        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        """Write the configuration, create the bucket, and delete the key of version 0.1, which was good for all."""
+        # The bucket is a directory, so no key needs the right to create one.
+        self.bucket.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.bucket.parent.chmod(0o700)
         lines = (
             "s3proxy.authorization=aws-v2-or-v4",
             f"s3proxy.endpoint={self.endpoint}",
-            f"s3proxy.identity={ACCESS_KEY}",
-            f"s3proxy.credential={self.secret_key}",
+            # The builder of S3Proxy asks for a key. It is none: the locator of S3ProxyWithRights doesn't know it.
+            "s3proxy.identity=nobody",
+            "s3proxy.credential=nobody",
             "s3proxy.jetty.max-threads=20",
             "jclouds.provider=filesystem-nio2",
             "jclouds.identity=local",
             "jclouds.credential=local",
-            f"jclouds.filesystem.basedir={data}",
+            f"jclouds.filesystem.basedir={self.bucket.parent}",
             "",
         )
         write_private(self._properties, "\n".join(lines))
         self._logback.write_text(_LOGBACK)
+        self.write_keys()
+        (self.secrets / _ONLY_SECRET).unlink(missing_ok=True)
 
-    def client(self) -> Any:
+    def write_keys(self) -> None:
+        """Tell the server, which may run, which keys are valid and what they may do."""
+        lines = [f"bucket={BUCKET}"]
+        lines += [f"key.{key.access_key}={key.purpose} {key.secret}" for key in self.keys]
+        for purpose, rights in RIGHTS.items():
+            for name in ("read", "write", "delete"):
+                lines.append(f"may.{purpose}.{name}={' '.join(getattr(rights, name))}")
+        text = "\n".join([*lines, ""])
+        if not (self.keys_file.exists() and self.keys_file.read_text() == text):
+            write_private(self.keys_file, text)
+
+    def answers(self, client: Any) -> bool:
+        """Whether the server has the bucket; ``client``: of any purpose."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            client.head_bucket(Bucket=BUCKET)
+        except (BotoCoreError, ClientError):
+            return False
+        return True
+
+    def client(self, purpose: S3Purpose) -> Any:
         """Return a boto3 S3 client for this server, with short timeouts and without retries."""
         import boto3
         from botocore.config import Config
 
+        key = next(key for key in self.keys if key.purpose is purpose)
         return boto3.client(
             "s3",
             endpoint_url=self.endpoint,
-            aws_access_key_id=ACCESS_KEY,
-            aws_secret_access_key=self.secret_key,
+            aws_access_key_id=key.access_key,
+            aws_secret_access_key=key.secret,
             region_name=REGION,
             config=Config(
                 connect_timeout=2,
@@ -123,15 +166,3 @@ class ObjectStore:
                 s3={"addressing_style": "path"},
             ),
         )
-
-    def ensure_bucket(self, client: Any) -> bool:
-        """Create the bucket if it doesn't exist; returns False if the server doesn't answer yet."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            names = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
-            if BUCKET not in names:
-                client.create_bucket(Bucket=BUCKET)
-        except (BotoCoreError, ClientError):
-            return False
-        return True

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from kintsugi.core.errors import KintsugiError
+from kintsugi.core.s3_keys import S3Purpose, current_key
 from kintsugi.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -106,23 +107,25 @@ def own_postgres_url(settings: Settings, database: str = "kintsugi") -> str:
     return socket_url(postgres_socket(settings), settings.fleet.control_plane.postgres_port, database)
 
 
-def s3_client(settings: Settings, *, in_time: bool = False) -> Any:
-    """Return a boto3 S3 client for our own bucket (connection ``kintsugi_s3``), by S3Hook inside Airflow.
+def s3_connection(purpose: S3Purpose) -> str:
+    """Return the id of the connection to our own bucket for a purpose, as in ``kintsugi_s3_ingest``."""
+    return f"{S3_CONNECTION}_{purpose}"
 
-    Time-outs are short. ``in_time``: a call that gets no byte for S3_IN_TIME_S fails and isn't retried, because a
-    recovery must not wait for an S3 that hangs. What isn't delivered waits in a spool.
+
+def s3_client(settings: Settings, purpose: S3Purpose, *, in_time: bool = False) -> Any:
+    """Return a boto3 S3 client for our own bucket, which may do what ``purpose`` may; by S3Hook inside Airflow.
+
+    The connection is ``kintsugi_s3_<purpose>``. Time-outs are short. ``in_time``: a call that gets no byte for
+    S3_IN_TIME_S fails and isn't retried, because a recovery must not wait for an S3 that hangs. What isn't delivered
+    waits in a spool.
     """
-    if has_hook(S3_CONNECTION):
-        return _own_hook_client(os.environ[_variable_name(S3_CONNECTION)], in_time)
+    conn_id = s3_connection(purpose)
+    if has_hook(conn_id):
+        return _own_hook_client(conn_id, os.environ[_variable_name(conn_id)], in_time)
     import boto3
     from botocore.config import Config
 
-    plane = settings.fleet.control_plane
-    conn = read_connection(S3_CONNECTION) or {
-        "login": "kintsugi",
-        "password": settings.secret("s3"),
-        "extra": {"endpoint_url": f"http://{plane.address}:{plane.s3_port}", "region_name": "us-east-1"},
-    }
+    conn = read_connection(conn_id) or _own_connection(settings, purpose)
     extra = extras(conn)
     return boto3.client(
         "s3",
@@ -134,10 +137,19 @@ def s3_client(settings: Settings, *, in_time: bool = False) -> Any:
     )
 
 
-@lru_cache(maxsize=4)
-def _own_hook_client(defined: str, in_time: bool) -> Any:
+def _own_connection(settings: Settings, purpose: S3Purpose) -> dict[str, Any]:
+    plane, key = settings.fleet.control_plane, current_key(settings, purpose)
+    return {
+        "login": key.access_key,
+        "password": key.secret,
+        "extra": {"endpoint_url": f"http://{plane.address}:{plane.s3_port}", "region_name": "us-east-1"},
+    }
+
+
+@lru_cache(maxsize=2 * len(S3Purpose))
+def _own_hook_client(conn_id: str, defined: str, in_time: bool) -> Any:
     """The client of the connection that is ``defined`` so; one a process, because making it takes 70 ms."""
-    return hook_client(S3_CONNECTION, TIMEOUTS | PATH_STYLE, fixed=IN_TIME if in_time else {})
+    return hook_client(conn_id, TIMEOUTS | PATH_STYLE, fixed=IN_TIME if in_time else {})
 
 
 def hook_client(conn_id: str, defaults: Mapping[str, Any], *, fixed: Mapping[str, Any] | None = None) -> Any:
@@ -168,15 +180,15 @@ def hook_client(conn_id: str, defaults: Mapping[str, Any], *, fixed: Mapping[str
         ) from error
 
 
-def data_sources(settings: Settings) -> tuple[DataSource, ...]:
+def data_sources(settings: Settings, purpose: S3Purpose) -> tuple[DataSource, ...]:
     """Return the buckets that market data is read from: the installation's own, then the user's (`data_connection`).
 
-    The own bucket comes first, because it holds synthetic trades and sample data. Raises KintsugiError if the user's
-    connection can't be used.
+    ``purpose``: whose key reads the own bucket. That one comes first, because it holds synthetic trades and sample
+    data. Raises KintsugiError if the user's connection can't be used.
     """
     from kintsugi.core.data_source import own_source  # start-up
 
-    own = own_source(s3_client(settings))
+    own = own_source(s3_client(settings, purpose))
     conn = data_connection()
     if conn is None:
         return (own,)
@@ -186,15 +198,15 @@ def data_sources(settings: Settings) -> tuple[DataSource, ...]:
 
 
 def client_of(settings: Settings, bucket: str) -> Any:
-    """Return a client for ``bucket``: the user's if the connection ``kintsugi_data`` names it, else the installation's.
+    """Return a client that reads ``bucket``: the user's if the connection ``kintsugi_data`` names it, else our own.
 
     Raises KintsugiError if the user's connection can't be used.
     """
-    sources = data_sources(settings)
+    sources = data_sources(settings, S3Purpose.MONITOR)
     return next((source.client for source in sources if source.bucket == bucket), sources[0].client)
 
 
-def reachable_sources(settings: Settings) -> tuple[DataSource, ...]:
+def reachable_sources(settings: Settings, purpose: S3Purpose) -> tuple[DataSource, ...]:
     """Return `data_sources`, without the user's bucket if its connection can't be used now.
 
     The ingest uses it, so that synthetic trades still arrive. The watchdog pages about the bucket.
@@ -202,10 +214,10 @@ def reachable_sources(settings: Settings) -> tuple[DataSource, ...]:
     from kintsugi.core.data_source import own_source  # start-up
 
     try:
-        return data_sources(settings)
+        return data_sources(settings, purpose)
     except KintsugiError as error:
         log.warning("%s; only the installation's own bucket is read", error)
-        return (own_source(s3_client(settings)),)
+        return (own_source(s3_client(settings, purpose)),)
 
 
 def data_connection() -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kintsugi.core.incident import Incident
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import BUCKET, Settings
 from kintsugi.operations.archived_logs import last_lines
 from kintsugi.operations.context import Context
@@ -22,7 +23,7 @@ def format_incident(settings: Settings, incident_id: str, *, as_json: bool = Fal
     """The report of an incident. Raises KintsugiError when there is no such incident."""
     context = Context.from_environment()
     incident = context.store.incident(incident_id)
-    archive = IncidentFiles(settings, context.s3(), incident_id)
+    archive = IncidentFiles(settings, context.s3(S3Purpose.PAGE), incident_id)
     if as_json:
         return json.dumps({**incident.to_json(), "plan": archive.plan(), "logs": archive.logs()}, indent=2)
     return "\n".join([*_journal_lines(incident), *_plan_lines(archive.plan()), *_log_lines(archive.logs())])

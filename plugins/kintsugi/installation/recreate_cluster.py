@@ -25,6 +25,7 @@ from kintsugi.core.dag_ids import BASELINE_DAG
 from kintsugi.core.errors import GuardRefused, LeaseHeld, StepFailed
 from kintsugi.core.fleet import Node, Role, watch_dag_id
 from kintsugi.core.processes import wait_until
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import BUCKET, Settings
 from kintsugi.core.users import operating_user
 from kintsugi.environments import node_files
@@ -174,7 +175,7 @@ def terraform_addresses(environment: str, nodes: Iterable[Node]) -> list[str]:
 
 def rebuild_baselines(context: Context) -> None:
     """Delete the manifests of the end-of-day files, and wait until `build_baseline` has read all files again."""
-    s3 = context.s3()
+    s3 = context.s3(S3Purpose.INGEST)
     for item in list(list_objects(s3, BUCKET, EOD_MANIFESTS)):
         s3.delete_object(Bucket=BUCKET, Key=item["Key"])
     if not wait_until(lambda: not pending_files(s3), BASELINE_DEADLINE_S, pause=1.0):

@@ -14,6 +14,7 @@ from kintsugi.core.connections import s3_client, store_dsn
 from kintsugi.core.errors import StaleTokenError
 from kintsugi.core.fleet import Fleet, Node
 from kintsugi.core.process_priority import first_in_line
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import Settings, load_settings
 from kintsugi.db.patience import PROCESS, TASK
 from kintsugi.db.store import Store, StoreUnavailable
@@ -69,12 +70,12 @@ class Context:
     def node(self, ref: RecoveryRef) -> Node:
         return self.fleet.node(ref.node)
 
-    def s3(self) -> Any:
-        return s3_client(self.settings)
+    def s3(self, purpose: S3Purpose) -> Any:
+        return s3_client(self.settings, purpose)
 
-    def s3_in_time(self) -> Any:
+    def s3_in_time(self, purpose: S3Purpose) -> Any:
         """Return an S3 client for the steps of a recovery: a call fails within seconds if S3 hangs."""
-        return s3_client(self.settings, in_time=True)
+        return s3_client(self.settings, purpose, in_time=True)
 
     def terraform(self) -> Terraform:
         return Terraform(self.settings)

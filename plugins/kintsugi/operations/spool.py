@@ -9,6 +9,7 @@ import logging
 import time
 from pathlib import Path
 
+from kintsugi.core.s3_keys import writer_of
 from kintsugi.core.settings import BUCKET, Settings
 from kintsugi.operations.context import Context
 
@@ -29,7 +30,7 @@ def deliver_to_s3(context: Context, key: str, body: bytes) -> None:
     mark = context.settings.control / S3_AWAY
     if not _is_recent(mark):
         try:
-            context.s3_in_time().put_object(Bucket=BUCKET, Key=key, Body=body)
+            context.s3_in_time(writer_of(key)).put_object(Bucket=BUCKET, Key=key, Body=body)
         except (BotoCoreError, ClientError) as error:
             log.warning("S3 did not accept %s (%s); it waits in the spool", key, error)
             mark.touch()
@@ -57,7 +58,7 @@ def flush_spool(context: Context) -> None:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         try:
             key = str(path.relative_to(folder))
-            context.s3_in_time().put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
+            context.s3_in_time(writer_of(key)).put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
         except (BotoCoreError, ClientError):
             return
         path.unlink(missing_ok=True)

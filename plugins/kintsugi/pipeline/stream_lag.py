@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from kintsugi.core.certificates import Principal
 from kintsugi.core.connections import data_sources, store_dsn
 from kintsugi.core.fleet import Role
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import KAFKA_PORT, TOPIC, Settings
 from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.pipeline.consumer_offsets import group_consumer
@@ -104,7 +105,9 @@ class Snapshot:
 
 def list_all_waiting_files(settings: Settings) -> list[S3Object]:
     """List the trade files in S3 that aren't ingested yet; raises what S3 and Postgres raise."""
-    return select_waiting(list_trade_files(data_sources(settings)), IngestLedger(store_dsn(settings)))
+    return select_waiting(
+        list_trade_files(data_sources(settings, S3Purpose.MONITOR)), IngestLedger(store_dsn(settings))
+    )
 
 
 def read_snapshot(settings: Settings) -> Snapshot:

@@ -19,6 +19,7 @@ from kintsugi.core.errors import PermanentStepError, PlanRejected, StepFailed
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.incident import Action
 from kintsugi.core.observation import NodeView, ProbeResult
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import KAFKA_PORT
 from kintsugi.environments.local.node_identity import kafka_cluster_id
 from kintsugi.infra.terraform import StalePlan
@@ -330,7 +331,7 @@ def _send_synthetic_trade(context: Context) -> tuple[str, str]:
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        return trade.send_synthetic_trade(context.s3_in_time()), "S3"
+        return trade.send_synthetic_trade(context.s3_in_time(S3Purpose.SYNTHETIC)), "S3"
     except (BotoCoreError, ClientError):
         brokers = [f"{node.address}:{KAFKA_PORT}" for node in context.fleet.of(Role.KAFKA)]
         return trade.send_synthetic_trade_to_kafka(brokers), "Kafka (S3 is unreachable)"

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from kintsugi.core.incident import Incident, Outcome
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import BUCKET
 from kintsugi.operations.context import LEASE_S, Context, RecoveryRef
 from kintsugi.operations.spool import deliver_to_s3, flush_spool
@@ -82,7 +83,7 @@ def _end_of_file(path: Path, size: int) -> bytes:
 
 def delete_expired_records(context: Context, now: datetime) -> int:
     """Delete incident objects from S3 that are older than KEPT at ``now`` (UTC); returns how many."""
-    s3, deleted = context.s3(), 0
+    s3, deleted = context.s3(S3Purpose.EXPIRY), 0
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix="incidents/"):
         for found in page.get("Contents", ()):
             if now - found["LastModified"] > KEPT:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.errors import FleetError, KintsugiError
 from kintsugi.core.fleet import load_fleet
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import BUCKET, Settings
 from kintsugi.operations.spool import deliver_to_s3
 from kintsugi.releases import manifest as content
@@ -251,7 +252,7 @@ def store_in_s3(context: Context, release: Release) -> None:
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        context.s3().head_object(Bucket=BUCKET, Key=archive_key(release.digest))
+        context.s3(S3Purpose.RELEASES).head_object(Bucket=BUCKET, Key=archive_key(release.digest))
     except ClientError as error:
         if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") != 404:
             log.warning("it is unknown whether S3 has release %s: %s", release.short, error)

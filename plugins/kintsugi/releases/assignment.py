@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.infra.ansible import Ansible
 from kintsugi.releases import archive
 
@@ -58,4 +59,4 @@ def ansible_for(context: Context, node: str, *, roll_back: bool = False) -> Ansi
 
 def open_release(context: Context, digest: str) -> Release:
     """Return the release, checked; from S3 if its directory is gone."""
-    return archive.find_release(context.settings, digest, context.s3())
+    return archive.find_release(context.settings, digest, context.s3(S3Purpose.RELEASES))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from kintsugi.core.errors import GuardRefused, StepFailed
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.operations import verification
 from kintsugi.operations.context import Context
 from kintsugi.operations.readiness import readiness_gap, stream_should_run
@@ -112,6 +113,6 @@ def verify_synthetic_trade(context: Context, deadline_s: float = CANARY_S) -> st
     """Send a synthetic trade from S3 to Cassandra; returns a sentence. Raises StepFailed if it doesn't arrive."""
     return verification.verify_synthetic_trade(
         context,
-        lambda: (trade.send_synthetic_trade(context.s3()), "S3"),
+        lambda: (trade.send_synthetic_trade(context.s3(S3Purpose.SYNTHETIC)), "S3"),
         lambda waited_s: waited_s > deadline_s,
     )

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from kintsugi.core.connections import s3_client
 from kintsugi.core.fleet import Role
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import KAFKA_PORT, Settings
 from kintsugi.db.outbox import MessageKind, Outbox
 from kintsugi.db.store import Store
@@ -40,7 +41,8 @@ class StreamCheck:
     def collect_dead_letters(self) -> None:
         """Collect the streaming driver's reports; page and replay messages that Kafka deleted unread."""
         brokers = self.settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
-        dead_letter_collector.collect_letters(brokers, s3_client(self.settings), self.record)
+        s3 = s3_client(self.settings, S3Purpose.INGEST)
+        dead_letter_collector.collect_letters(brokers, s3, self.record)
         losses = self.record.losses()
         for page in dead_letter_collector.loss_pages(losses, datetime.now(UTC)):
             self.outbox.put(page.key, MessageKind.PAGE, page.body)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kintsugi.core.connections import s3_client
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import BUCKET, Settings
 from kintsugi.operations import archived_logs
 
@@ -24,7 +25,7 @@ class ArchivedFiles:
 
 def read_archive(settings: Settings, incident: str) -> ArchivedFiles:
     """The archive of the incident; raises S3's errors."""
-    s3, prefix = s3_client(settings), f"incidents/{incident}/"
+    s3, prefix = s3_client(settings, S3Purpose.PAGE), f"incidents/{incident}/"
     listed = s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
     keys = {item["Key"].removeprefix(prefix): item["Key"] for item in listed}
     plan = None
@@ -37,7 +38,11 @@ def read_archive(settings: Settings, incident: str) -> ArchivedFiles:
 def log_tail(settings: Settings, incident: str, name: str) -> str:
     """The last lines of one archived log, ``name`` as in `ArchivedFiles.logs`; raises S3's errors."""
     key = f"incidents/{incident}/logs/{name}"
-    body = s3_client(settings).get_object(Bucket=BUCKET, Key=key)["Body"].read(archived_logs.PACKED_BYTES)
+    body = (
+        s3_client(settings, S3Purpose.PAGE)
+        .get_object(Bucket=BUCKET, Key=key)["Body"]
+        .read(archived_logs.PACKED_BYTES)
+    )
     return last_lines(body)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from kintsugi.core.connections import reachable_sources, s3_client, store_dsn
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import load_settings
 from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.pipeline.object_listing import PendingFileScanner
@@ -27,9 +28,9 @@ def make_scan(kind: str) -> Callable[[], list[str]]:
     from kintsugi.pipeline.stream import baselines  # numpy
 
     settings = load_settings()
-    sources = reachable_sources(settings)
+    sources = reachable_sources(settings, S3Purpose.MONITOR)
     if kind == "eod":
-        s3 = s3_client(settings)
+        s3 = s3_client(settings, S3Purpose.MONITOR)
         return lambda: baselines.pending_uris(s3, sources)
     scanner = PendingFileScanner(sources, IngestLedger(store_dsn(settings)))
     return lambda: [file.key for file in scanner.scan()]

@@ -19,6 +19,7 @@ from kintsugi.core.data_source import DataSource, S3Object
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.file_names import ObjectKind, kind_of
 from kintsugi.core.rejections import damage_in
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import BUCKET
 from kintsugi.db.intake import IntakeStore
 from kintsugi.db.ledger_entry import LedgerEntry
@@ -174,4 +175,7 @@ class IntakeMonitor:
 
 def intake_monitor(settings: Any) -> IntakeMonitor:
     """Return the monitor of an installation; raises KintsugiError when the user's bucket can't be used."""
-    return IntakeMonitor(s3_client(settings), data_sources(settings), IntakeStore(store_dsn(settings)))
+    purpose = S3Purpose.MONITOR
+    return IntakeMonitor(
+        s3_client(settings, purpose), data_sources(settings, purpose), IntakeStore(store_dsn(settings))
+    )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kintsugi.core.connections import data_sources, s3_client, store_dsn
 from kintsugi.core.file_names import ObjectKind, kind_of
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import BUCKET, Settings
 from kintsugi.db.intake import IntakeStore
 from kintsugi.pipeline.object_listing import list_files, list_objects
@@ -34,7 +35,8 @@ def redrive_files(settings: Settings, keys: Collection[str] = (), *, user: str) 
     if trades or not keys:
         redriven += IntakeStore(store_dsn(settings)).redrive(trades)
     if eod or not keys:
-        redriven += delete_manifests(s3_client(settings), data_sources(settings), eod)
+        s3, sources = s3_client(settings, S3Purpose.INGEST), data_sources(settings, S3Purpose.INGEST)
+        redriven += delete_manifests(s3, sources, eod)
     log.info("%s lets files be read again: %s", user, ", ".join(redriven) or "none")
     return redriven
 

@@ -10,6 +10,7 @@ from kintsugi.core.certificates import Principal
 from kintsugi.core.connections import data_sources, s3_client, store_dsn
 from kintsugi.core.errors import ReconciliationError
 from kintsugi.core.fleet import Role
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import KAFKA_PORT, Settings
 from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.db.ledger_entry import LedgerEntry
@@ -42,12 +43,13 @@ def reconcile_installation(
     write the correct rows where rows of derived tables are wrong. Raises KintsugiError when Cassandra or Postgres can't
     be reached, and what S3 and Kafka raise.
     """
-    fleet = settings.fleet
+    fleet, purpose = settings.fleet, S3Purpose.MONITOR
     with shut_down_after(installation_session(settings, Principal.RECOVERY)) as session:
         report = reconcile_files(
-            s3_client(settings), session, IngestLedger(store_dsn(settings)), until=until, files=files,
+            s3_client(settings, purpose), session, IngestLedger(store_dsn(settings)), until=until, files=files,
             derived=files is None, repair=repair,
-            bootstrap=fleet.endpoints(Role.KAFKA, KAFKA_PORT) if kafka else None, sources=data_sources(settings),
+            bootstrap=fleet.endpoints(Role.KAFKA, KAFKA_PORT) if kafka else None,
+            sources=data_sources(settings, purpose),
         )  # fmt: skip
     report.stream_losses = [str(loss) for loss in StreamRecord(store_dsn(settings)).losses()]
     return report
