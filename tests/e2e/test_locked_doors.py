@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kintsugi.core.s3_keys import S3Purpose, secret_name
 from kintsugi.core.settings import CASSANDRA_JMX_SECRET, SPARK_RPC_SECRET, SPARK_UI_SECRET, Settings
 from kintsugi.environments.local import node as nodes
 from tests import strangers
@@ -16,7 +17,7 @@ from tests.e2e.conftest import Command
 # Files of the installation that hold a secret by design; each is its owner's alone.
 HOLDERS = (
     "secrets/*", "control/airflow.env", "control/watchdog.env", "control/airflow/passwords.json",
-    "control/spark/conf/spark-defaults.conf", "control/s3/s3proxy.properties",
+    "control/spark/conf/spark-defaults.conf", "control/s3/keys.properties",
     "nodes/*/etc/spark/spark-defaults.conf", "nodes/*/etc/cassandra/jmx.password", "secrets/tls/*",
     "nodes/*/etc/tls/*",
 )  # fmt: skip
@@ -68,7 +69,8 @@ def test_no_file_shows_a_secret_but_those_that_must(settings: Settings) -> None:
 def secrets(settings: Settings) -> dict[str, bytes]:
     """The installation's secrets by name, each as one line: of a key its first, of a login the password."""
     found = {path.name: path.read_bytes().strip() for path in settings.secrets.iterdir() if path.is_file()}
-    assert {SPARK_RPC_SECRET, SPARK_UI_SECRET, CASSANDRA_JMX_SECRET, "s3"} <= found.keys()
+    assert {SPARK_RPC_SECRET, SPARK_UI_SECRET, CASSANDRA_JMX_SECRET} <= found.keys()
+    assert {secret_name(purpose) for purpose in S3Purpose} <= found.keys()
     for path in settings.tls.glob("*.login"):
         found[path.name] = path.read_bytes().split()[1]
     for path in settings.tls.glob("*.pem"):

@@ -94,9 +94,10 @@ def test_status_is_told_to_programs(kintsugi: Command, report: dict[str, Any]) -
 
 def test_the_story_is_in_s3(kintsugi: Command, report: dict[str, Any]) -> None:
     from kintsugi.core.connections import s3_client
+    from kintsugi.core.s3_keys import S3Purpose
     from kintsugi.core.settings import BUCKET
 
-    s3 = s3_client(kintsugi.settings)
+    s3 = s3_client(kintsugi.settings, S3Purpose.PAGE)
     prefix = f"incidents/{report['recoveries'][0]['incident']}/"
     keys = {item["Key"] for item in s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix)["Contents"]}
     assert {f"{prefix}incident.json", f"{prefix}plan.json", f"{prefix}logs/kafka.log.gz"} <= keys

@@ -20,6 +20,7 @@ from kintsugi.controlplane.airflow_environment import AIRFLOW_PART
 from kintsugi.controlplane.control_plane import AIRFLOW, POOLS, STORAGE, ControlPlane
 from kintsugi.core.connections import s3_client, store_dsn
 from kintsugi.core.processes import owned_pids, wait_until
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import BUCKET
 from kintsugi.installation.up import remove_installation
 from tests.installations import installation, open_directory
@@ -58,13 +59,16 @@ def _write_everywhere(plane: ControlPlane, text: str) -> None:
     with psycopg.connect(store_dsn(plane.settings), autocommit=True) as connection:
         connection.execute("CREATE TABLE IF NOT EXISTS note (text text)")
         connection.execute("INSERT INTO note VALUES (%s)", (text,))
-    s3_client(plane.settings).put_object(Bucket=BUCKET, Key=f"notes/{text}", Body=text.encode())
+    s3_client(plane.settings, S3Purpose.INCIDENTS).put_object(
+        Bucket=BUCKET, Key=f"incidents/{text}", Body=text.encode()
+    )
 
 
 def _reads_everywhere(plane: ControlPlane, text: str) -> bool:
     with psycopg.connect(store_dsn(plane.settings)) as connection:
         row = connection.execute("SELECT count(*) FROM note WHERE text = %s", (text,)).fetchone()
-    body = s3_client(plane.settings).get_object(Bucket=BUCKET, Key=f"notes/{text}")["Body"].read()
+    s3 = s3_client(plane.settings, S3Purpose.PAGE)
+    body = s3.get_object(Bucket=BUCKET, Key=f"incidents/{text}")["Body"].read()
     return row == (1,) and body == text.encode()
 
 
@@ -83,10 +87,21 @@ def test_a_control_plane_of_the_last_version_is_restarted_with_its_data(plane: C
     assert _reads_everywhere(plane, "by the last version")
 
 
+def test_the_one_key_of_the_last_version_ends_with_it(plane: ControlPlane) -> None:
+    """Its S3 runs on until the start, which exchanges it, and everybody has the key of his purpose then."""
+    _write_everywhere(plane, "by the one key")
+    plane.objects.keys_file.unlink()  # it had none
+    only = plane.settings.secrets / "s3"
+    only.write_text("the one key")
+    plane.start_storage()
+    assert not only.exists()
+    assert _reads_everywhere(plane, "by the one key")
+
+
 def test_a_listing_leaves_no_trace_in_the_log_of_s3(plane: ControlPlane) -> None:
-    client = s3_client(plane.settings)
-    client.put_object(Bucket=BUCKET, Key="listed/an-object", Body=b"")
-    assert client.list_objects_v2(Bucket=BUCKET, Prefix="listed/")["KeyCount"] == 1
+    client = s3_client(plane.settings, S3Purpose.INCIDENTS)
+    client.put_object(Bucket=BUCKET, Key="incidents/listed/an-object", Body=b"")
+    assert client.list_objects_v2(Bucket=BUCKET, Prefix="incidents/listed/")["KeyCount"] == 1
     _kill_and_await_return(plane, "s3")  # what the killed one printed is in the log by then
     plane.start_storage()
     log = (plane.settings.control / "log" / "s3.log").read_text()
@@ -117,10 +132,10 @@ def test_repeating_the_start_changes_nothing(plane: ControlPlane) -> None:
 def test_stale_write_is_refused_by_s3(plane: ControlPlane) -> None:
     from botocore.exceptions import ClientError
 
-    client = s3_client(plane.settings)
-    client.put_object(Bucket=BUCKET, Key="once", Body=b"1", IfNoneMatch="*")
+    client = s3_client(plane.settings, S3Purpose.INCIDENTS)
+    client.put_object(Bucket=BUCKET, Key="incidents/once", Body=b"1", IfNoneMatch="*")
     with pytest.raises(ClientError, match=r"412|PreconditionFailed"):
-        client.put_object(Bucket=BUCKET, Key="once", Body=b"2", IfNoneMatch="*")
+        client.put_object(Bucket=BUCKET, Key="incidents/once", Body=b"2", IfNoneMatch="*")
 
 
 @pytest.mark.timeout(600)

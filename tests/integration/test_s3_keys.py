@@ -199,7 +199,7 @@ def test_no_way_round_leads_to_another_prefix(settings: Settings, key: str) -> N
             connection = http.client.HTTPConnection(server.address, server.port, timeout=10)
             connection.request("GET" if body is None else "PUT", variant, body=body)
             answer = connection.getresponse()
-                assert before not in answer.read()
+            assert before not in answer.read()
             # A percent sign is a letter of a key; only what the disk would follow is refused.
             assert answer.status in (400, 403, *((200, 404) if "%" in key else ())), (variant, answer.status)
             connection.close()
@@ -223,7 +223,9 @@ def test_only_who_knows_a_secret_is_let_in(settings: Settings) -> None:
         )  # fmt: skip
         status = refusal(client.get_object, Bucket=BUCKET, Key="incidents/object")
         assert status in (400, 403), (access_key, status)
-    for method, path in product(("GET", "PUT", "POST", "DELETE", "HEAD"), ("/", f"/{BUCKET}/incidents/object")):
+    for method, path in product(
+        ("GET", "PUT", "POST", "DELETE", "HEAD"), ("/", f"/{BUCKET}/incidents/object")
+    ):
         connection = http.client.HTTPConnection(server.address, server.port, timeout=10)
         connection.request(method, path, body=b"")
         answer = connection.getresponse()

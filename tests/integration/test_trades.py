@@ -231,7 +231,11 @@ def build_baseline(pipeline: Pipeline, driver: Driver, day: GeneratedDay) -> str
         f"--conf=spark.driver.host={NET}.4", f"--conf=spark.driver.bindAddress={NET}.4",
         str(REPOSITORY / "spark_apps" / "build_baseline.py"), key,
     ]  # fmt: skip
-    env = {**driver.env, "KINTSUGI_FLEET": str(fleet), "AIRFLOW_CONN_KINTSUGI_S3": json.dumps(connection)}
+    env = {
+        **driver.env,
+        "KINTSUGI_FLEET": str(fleet),
+        "AIRFLOW_CONN_KINTSUGI_S3_INGEST": json.dumps(connection),
+    }
     done = subprocess.run(command, env=env, check=False, timeout=240, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -147,7 +147,7 @@ def test_validate_reads_an_object_and_says_when_it_can_t(
         s3 = boto3.client("s3", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
         s3.create_bucket(Bucket="bucket")
         s3.put_object(Bucket="bucket", Key="k.zip", Body=(CASES / f"{TRADES}macos.csv.zip").read_bytes())
-        monkeypatch.setattr("kintsugi.core.connections.s3_client", lambda settings: s3)
+        monkeypatch.setattr("kintsugi.core.connections.s3_client", lambda settings, purpose: s3)
         assert cli.main(["validate", "--json", "s3://bucket/k.zip"]) == 0
         assert json.loads(capsys.readouterr().out)[0]["accepted"] == 20
         assert cli.main(["validate", "--json", "s3://bucket/nothing", "s3://bucket", "s3://another/k"]) == 1

@@ -14,6 +14,8 @@ from kintsugi.controlplane.airflow_environment import (
     own_connections,
     write_environment,
 )
+from kintsugi.core.connections import s3_connection
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import STOCK_AIRFLOW, Settings
 from tests.installations import installation
 
@@ -36,8 +38,7 @@ def test_every_option_is_one_that_airflow_knows(settings: Settings) -> None:
 
 def test_connections_lead_to_this_installation(settings: Settings) -> None:
     found = own_connections(settings)
-    assert set(found) == {
-        "kintsugi_s3",
+    assert {name for name in found if not name.startswith("kintsugi_s3")} == {
         "kintsugi_store",
         "kintsugi_kafka",
         "kintsugi_cassandra",
@@ -49,6 +50,17 @@ def test_connections_lead_to_this_installation(settings: Settings) -> None:
     assert found["kintsugi_store"]["host"] == str(settings.control / "postgres-socket")
     environment = airflow_environment(settings)
     assert json.loads(environment["AIRFLOW_CONN_KINTSUGI_KAFKA"]) == found["kintsugi_kafka"]
+
+
+def test_each_purpose_has_a_connection_with_a_key_of_its_own(settings: Settings) -> None:
+    found = own_connections(settings)
+    by_purpose = {purpose: found[s3_connection(purpose)] for purpose in S3Purpose}
+    assert len({connection["password"] for connection in by_purpose.values()}) == len(S3Purpose)
+    assert found["kintsugi_s3"] == by_purpose[S3Purpose.MONITOR], "the id of the last version may read only"
+    assert {name for name in found if name.startswith("kintsugi_s3")} == {
+        "kintsugi_s3",
+        *map(s3_connection, S3Purpose),
+    }
 
 
 def test_what_sh_sources_is_what_was_written(tmp_path: Path) -> None:

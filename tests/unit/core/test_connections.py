@@ -17,6 +17,7 @@ from kintsugi.controlplane.airflow_environment import own_connections as install
 from kintsugi.core import connections
 from kintsugi.core.connections import S3_IN_TIME_S, s3_client
 from kintsugi.core.errors import KintsugiError
+from kintsugi.core.s3_keys import S3Purpose
 from tests.installations import installation
 
 
@@ -36,8 +37,8 @@ def test_an_s3_that_accepts_and_never_answers_is_given_up_within_seconds(
     with socket.create_server(("127.34.0.1", 0)) as silent:
         url = f"http://127.34.0.1:{silent.getsockname()[1]}"
         connection = {"conn_type": "aws", "login": "x", "password": "x", "extra": {"endpoint_url": url}}
-        monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_S3", json.dumps(connection))
-        s3 = s3_client(installation(tmp_path, "127.34"), in_time=True)
+        monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_S3_PAGE", json.dumps(connection))
+        s3 = s3_client(installation(tmp_path, "127.34"), S3Purpose.PAGE, in_time=True)
         began = time.process_time(), time.monotonic()
         with pytest.raises(BotoCoreError):
             s3.put_object(Bucket="kintsugi", Key="incidents/a", Body=b"x" * 1000)
@@ -51,9 +52,9 @@ def test_both_ways_make_the_same_client(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, in_time: bool
 ) -> None:
     settings = installation(tmp_path, "127.34")
-    found: Any = installed(settings)["kintsugi_s3"]
-    monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_S3", json.dumps(found))
-    client = s3_client(settings, in_time=in_time)
+    found: Any = installed(settings)["kintsugi_s3_page"]
+    monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_S3_PAGE", json.dumps(found))
+    client = s3_client(settings, S3Purpose.PAGE, in_time=in_time)
     config = client.meta.config
     assert (client.meta.endpoint_url, client.meta.region_name) == (
         found["extra"]["endpoint_url"],
@@ -78,15 +79,15 @@ def test_inside_airflow_every_field_of_the_connection_works(
     settings = installation(tmp_path, "127.34")
     extra = {"region_name": "eu-central-1", "config_kwargs": {"max_pool_connections": 3, "read_timeout": 60}}
     connection = {"conn_type": "aws", "login": "x", "password": "x", "extra": extra}
-    monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_S3", json.dumps(connection))
-    client = s3_client(settings)
+    monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_S3_PAGE", json.dumps(connection))
+    client = s3_client(settings, S3Purpose.PAGE)
     assert (client.meta.config.max_pool_connections, client.meta.config.read_timeout) == (3, 60)
-    assert s3_client(settings, in_time=True).meta.config.read_timeout == S3_IN_TIME_S
-    assert s3_client(settings) is client, "one a process"
+    assert s3_client(settings, S3Purpose.PAGE, in_time=True).meta.config.read_timeout == S3_IN_TIME_S
+    assert s3_client(settings, S3Purpose.PAGE) is client, "one a process"
     connection["extra"] = {"profile_name": "nobody"}
-    monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_S3", json.dumps(connection))
-    with pytest.raises(KintsugiError, match="kintsugi_s3") as caught:
-        s3_client(settings)
+    monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_S3_PAGE", json.dumps(connection))
+    with pytest.raises(KintsugiError, match="kintsugi_s3_page") as caught:
+        s3_client(settings, S3Purpose.PAGE)
     assert caught.value.__cause__ is not None
 
 
@@ -95,7 +96,8 @@ def test_a_process_without_airflow_loads_none_for_its_clients(tmp_path: Path) ->
     settings = installation(tmp_path, "127.34")
     code = (
         "import sys; from kintsugi.core.connections import s3_client; "
-        "from kintsugi.core.settings import load_settings; s3_client(load_settings()); "
+        "from kintsugi.core.s3_keys import S3Purpose; "
+        "from kintsugi.core.settings import load_settings; s3_client(load_settings(), S3Purpose.PAGE); "
         "import kintsugi.pipeline.cassandra_session, kintsugi.pipeline.stream.submission; "
         "print([name for name in sys.modules if name.partition('.')[0] == 'airflow'])"
     )
@@ -103,7 +105,7 @@ def test_a_process_without_airflow_loads_none_for_its_clients(tmp_path: Path) ->
         "PYTHONPATH": ":".join(sys.path),
         "KINTSUGI_STATE": str(settings.state),
         "KINTSUGI_FLEET": str(settings.fleet_file),
-        "AIRFLOW_CONN_KINTSUGI_S3": json.dumps(installed(settings)["kintsugi_s3"]),
+        "AIRFLOW_CONN_KINTSUGI_S3_PAGE": json.dumps(installed(settings)["kintsugi_s3_page"]),
     }
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment

@@ -9,6 +9,7 @@ from typing import Any
 
 from botocore.exceptions import EndpointConnectionError
 
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.operations import spool
 from kintsugi.operations.spool import deliver_to_s3, flush_spool
 
@@ -28,7 +29,7 @@ class Store3:
 
 def test_what_waited_for_s3_is_never_put_over_what_came_later(tmp_path: Path) -> None:
     s3 = Store3()
-    context: Any = SimpleNamespace(settings=SimpleNamespace(control=tmp_path), s3_in_time=lambda: s3)
+    context: Any = SimpleNamespace(settings=SimpleNamespace(control=tmp_path), s3_in_time=lambda purpose: s3)
     deliver_to_s3(context, "incidents/a/incident.json", b"first")
     deliver_to_s3(context, "incidents/b/incident.json", b"other")
     assert s3.kept == {}
@@ -39,9 +40,24 @@ def test_what_waited_for_s3_is_never_put_over_what_came_later(tmp_path: Path) ->
     assert s3.kept == {"incidents/a/incident.json": b"second", "incidents/b/incident.json": b"other"}
 
 
+def test_each_record_is_written_with_the_key_of_its_purpose(tmp_path: Path) -> None:
+    asked: list[S3Purpose] = []
+    s3 = Store3()
+    s3.away = False
+
+    def client(purpose: S3Purpose) -> Store3:
+        asked.append(purpose)
+        return s3
+
+    context: Any = SimpleNamespace(settings=SimpleNamespace(control=tmp_path), s3_in_time=client)
+    for key in ("incidents/a/plan.json", "releases/1.tar.gz", "deployments/b.json"):
+        deliver_to_s3(context, key, b"body")
+    assert asked == [S3Purpose.INCIDENTS, S3Purpose.RELEASES, S3Purpose.RELEASES]
+
+
 def test_an_s3_that_hung_a_moment_ago_is_not_waited_for_again(tmp_path: Path) -> None:
     s3 = Store3()
-    context: Any = SimpleNamespace(settings=SimpleNamespace(control=tmp_path), s3_in_time=lambda: s3)
+    context: Any = SimpleNamespace(settings=SimpleNamespace(control=tmp_path), s3_in_time=lambda purpose: s3)
     for key in ("a", "b", "c"):
         deliver_to_s3(context, key, b"body")
     flush_spool(context)

@@ -180,7 +180,7 @@ def test_archives_of_incidents_are_deleted_after_their_time_and_nothing_else_is(
     s3.create_bucket(Bucket=BUCKET)
     for key in ("incidents/a/incident.json", "incidents/a/logs/kafka.log.gz", "trades/2018-01-08/day.csv"):
         s3.put_object(Bucket=BUCKET, Key=key, Body=b"x")
-    context: Any = SimpleNamespace(s3=lambda: s3)
+    context: Any = SimpleNamespace(s3=lambda purpose: s3)
     now = datetime.now(UTC)
     assert report.delete_expired_records(context, now + report.KEPT - timedelta(hours=1)) == 0
     assert report.delete_expired_records(context, now + report.KEPT + timedelta(hours=1)) == 2

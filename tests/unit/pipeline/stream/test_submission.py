@@ -66,8 +66,9 @@ def test_a_driver_finds_its_files_with_nothing_but_the_package(tmp_path: Path) -
     code = (
         "import sys; sys.path = [p for p in sys.path if not p.endswith('plugins')]; "
         f"sys.path.insert(0, {str(package)!r}); "
-        "from kintsugi.core.connections import data_sources; from kintsugi.core.settings import load_settings; "
-        "print(*(source.bucket for source in data_sources(load_settings())))"
+        "from kintsugi.core.connections import data_sources; from kintsugi.core.s3_keys import S3Purpose; "
+        "from kintsugi.core.settings import load_settings; "
+        "print(*(source.bucket for source in data_sources(load_settings(), S3Purpose.INGEST)))"
     )
     environment = {
         name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "SSL_CERT_FILE")
