@@ -14,11 +14,11 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from kintsugi.controlplane.s3proxy import ObjectStore
+from kintsugi.controlplane.s3proxy import ObjectStore, drop_replaced_keys, renew_keys
 from kintsugi.core.connections import s3_client
 from kintsugi.core.processes import wait_until
-from kintsugi.core.s3_keys import S3Purpose, current_key, secret_name
-from kintsugi.core.settings import BUCKET, Settings, replace_secret
+from kintsugi.core.s3_keys import S3Purpose, current_key, new_secret, replaced_secret, secret_name
+from kintsugi.core.settings import BUCKET, Settings
 from tests.installations import installation, open_directory
 
 # Written out, not taken from the product: a right more is a line more here.
@@ -234,13 +234,37 @@ def test_only_who_knows_a_secret_is_let_in(settings: Settings) -> None:
         connection.close()
 
 
-def test_a_new_key_is_valid_at_once_and_the_replaced_one_no_more(settings: Settings) -> None:
+def test_a_rotation_locks_nobody_out_and_ends_with_the_old_keys_refused(settings: Settings) -> None:
+    place = {"Bucket": BUCKET, "Key": "releases/object"}
     old = s3_client(settings, S3Purpose.RELEASES)
-    replace_secret(settings, secret_name(S3Purpose.RELEASES))
-    ObjectStore.of(settings).write_keys()
-    new, place = s3_client(settings, S3Purpose.RELEASES), {"Bucket": BUCKET, "Key": "releases/object"}
-    assert refusal(new.get_object, **place) == 0
-    assert refusal(old.get_object, **place) == 403
+    assert renew_keys(settings) == len(S3Purpose)
+    new = s3_client(settings, S3Purpose.RELEASES)
+    assert renew_keys(settings) == 0, "not a second time while the first isn't finished"
+    assert [refusal(client.get_object, **place) for client in (old, new)] == [0, 0]
+    assert refusal(old.get_object, Bucket=BUCKET, Key="incidents/object") == 403
+    assert drop_replaced_keys(settings) == len(S3Purpose)
+    assert [refusal(client.get_object, **place) for client in (old, new)] == [403, 0]
+    assert {path.name for path in settings.secrets.iterdir()} == {secret_name(one) for one in S3Purpose}
+
+
+@pytest.mark.parametrize("written", [0, 3, 6])
+def test_a_rotation_that_was_killed_goes_on(settings: Settings, written: int) -> None:
+    """Killed after it has told the server, and has replaced the first keys only."""
+    place = {"Bucket": BUCKET, "Key": "incidents/object"}
+    purposes = (S3Purpose.PAGE, S3Purpose.INCIDENTS)
+    old = [s3_client(settings, purpose) for purpose in purposes]
+    for purpose in S3Purpose:
+        new_secret(settings, purpose).write_text(f"new-of-{purpose}-{written}")
+    for purpose in list(S3Purpose)[: written + 1]:
+        replaced_secret(settings, purpose).write_text(settings.secret(secret_name(purpose)))
+    for purpose in list(S3Purpose)[:written]:
+        new_secret(settings, purpose).replace(settings.secrets / secret_name(purpose))
+    assert renew_keys(settings) == len(S3Purpose) - written
+    new = [s3_client(settings, purpose) for purpose in purposes]
+    assert [refusal(client.get_object, **place) for client in (*old, *new)] == [0] * 4
+    assert drop_replaced_keys(settings) == len(S3Purpose)
+    assert {path.name for path in settings.secrets.iterdir()} == {secret_name(one) for one in S3Purpose}
+    assert [refusal(client.get_object, **place) for client in (*old, *new)] == [403, 403, 0, 0]
 
 
 def test_the_keys_are_their_owners_alone(settings: Settings) -> None:

@@ -21,7 +21,7 @@ from kintsugi.core.connections import S3_CONNECTION, s3_connection
 from kintsugi.core.files import write_private
 from kintsugi.core.fleet import Role
 from kintsugi.core.processes import MARKER, PART
-from kintsugi.core.s3_keys import S3Key, S3Purpose
+from kintsugi.core.s3_keys import S3Purpose, current_key
 from kintsugi.core.settings import (
     CASSANDRA_PORT,
     KAFKA_PORT,
@@ -180,7 +180,8 @@ def s3_connections(settings: Settings) -> dict[str, dict[str, object]]:
     """Return the connection of each purpose to the installation's S3, with its key."""
     server = ObjectStore.of(settings)
 
-    def connection(key: S3Key) -> dict[str, object]:
+    def connection(purpose: S3Purpose) -> dict[str, object]:
+        key = current_key(settings, purpose)
         return {
             "conn_type": "aws",
             "login": key.access_key,
@@ -192,7 +193,7 @@ def s3_connections(settings: Settings) -> dict[str, dict[str, object]]:
             },
         }
 
-    return {s3_connection(key.purpose): connection(key) for key in server.keys}
+    return {s3_connection(purpose): connection(purpose) for purpose in S3Purpose}
 
 
 def write_environment(path: Path, environment: Mapping[str, str]) -> bool:

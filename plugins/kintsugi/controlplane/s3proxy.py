@@ -6,14 +6,23 @@ do is in `kintsugi.core.s3_keys`; ``S3ProxyWithRights.java`` enforces it (docs/d
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.errors import PreflightError
-from kintsugi.core.files import write_private
-from kintsugi.core.s3_keys import RIGHTS, S3Key, S3Purpose, current_key
+from kintsugi.core.files import write_private, write_private_once
+from kintsugi.core.s3_keys import (
+    RIGHTS,
+    S3Key,
+    S3Purpose,
+    new_secret,
+    replaced_secret,
+    secret_name,
+    valid_keys,
+)
 from kintsugi.core.settings import BUCKET
 from kintsugi.infra.supervisord import Program
 
@@ -39,7 +48,10 @@ _JVM = ("-Xmx128m", "-Xss512k", "-XX:+UseSerialGC", "-XX:MaxMetaspaceSize=96m")
 
 @dataclass(frozen=True, slots=True)
 class ObjectStore:
-    """The server of one installation. ``directory``: its configuration; objects are in ``directory/data``."""
+    """The server of one installation. ``directory``: its configuration; objects are in ``directory/data``.
+
+    ``keys``: those that are valid, the current one of each purpose first.
+    """
 
     address: str
     port: int
@@ -57,7 +69,7 @@ class ObjectStore:
             port=plane.s3_port,
             directory=settings.control / "s3",
             jars=settings.jars("s3proxy"),
-            keys=tuple(current_key(settings, purpose) for purpose in S3Purpose),
+            keys=valid_keys(settings),
             secrets=settings.secrets,
         )
 
@@ -166,3 +178,35 @@ class ObjectStore:
                 s3={"addressing_style": "path"},
             ),
         )
+
+
+def renew_keys(settings: Settings) -> int:
+    """Give each purpose a new key; those from before stay valid until `drop_replaced_keys`. Returns how many.
+
+    1. The server learns the new keys, beside the old ones.
+    2. Clients use the new ones from their next call of `connections.s3_client` on.
+
+    It may be killed and run again. No key is replaced a second time before `drop_replaced_keys`.
+    """
+    purposes = [
+        purpose
+        for purpose in S3Purpose
+        if new_secret(settings, purpose).exists() or not replaced_secret(settings, purpose).exists()
+    ]
+    for purpose in purposes:
+        write_private_once(new_secret(settings, purpose), secrets.token_hex(32))
+    ObjectStore.of(settings).write_keys()
+    for purpose in purposes:
+        write_private_once(replaced_secret(settings, purpose), settings.secret(secret_name(purpose)))
+        new_secret(settings, purpose).replace(settings.secrets / secret_name(purpose))
+    ObjectStore.of(settings).write_keys()
+    return len(purposes)
+
+
+def drop_replaced_keys(settings: Settings) -> int:
+    """End the keys that were replaced; returns how many. The server refuses them from the next request on."""
+    found = [path for purpose in S3Purpose if (path := replaced_secret(settings, purpose)).exists()]
+    for path in found:
+        path.unlink()
+    ObjectStore.of(settings).write_keys()
+    return len(found)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from kintsugi.core.errors import KintsugiError
-from kintsugi.core.s3_keys import S3Purpose, current_key
+from kintsugi.core.s3_keys import S3Purpose, current_key, is_access_key
 from kintsugi.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ def s3_client(settings: Settings, purpose: S3Purpose, *, in_time: bool = False) 
     waits in a spool.
     """
     conn_id = s3_connection(purpose)
+    _take_current_key(settings, purpose)
     if has_hook(conn_id):
         return _own_hook_client(conn_id, os.environ[_variable_name(conn_id)], in_time)
     import boto3
@@ -135,6 +136,20 @@ def s3_client(settings: Settings, purpose: S3Purpose, *, in_time: bool = False) 
         aws_secret_access_key=conn.get("password"),
         config=Config(**(IN_TIME if in_time else TIMEOUTS), **PATH_STYLE),
     )
+
+
+def _take_current_key(settings: Settings, purpose: S3Purpose) -> None:
+    """Put the current key into the environment of this process, which is older than a rotation of the keys.
+
+    A key that isn't one of this installation's is left alone.
+    """
+    conn = read_connection(s3_connection(purpose))
+    if conn is None or not is_access_key(purpose, str(conn.get("login"))):
+        return
+    key = current_key(settings, purpose)
+    if conn["login"] != key.access_key:
+        conn |= {"login": key.access_key, "password": key.secret}
+        os.environ[_variable_name(s3_connection(purpose))] = json.dumps(conn)
 
 
 def _own_connection(settings: Settings, purpose: S3Purpose) -> dict[str, Any]:

@@ -18,15 +18,17 @@ expiry      archives of incidents                                               
 same as policies of IAM. No key creates or deletes a bucket, and a key may do nothing that isn't here.
 
 A key is one secret of the installation. Its access key follows from the secret, so a new secret has another access key,
-and both can be valid at once.
+and both can be valid at once. `kintsugi.controlplane.s3proxy` replaces them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -92,6 +94,11 @@ class S3Key:
         return f"{self.purpose}-{hashlib.sha256(self.secret.encode()).hexdigest()[:8]}"
 
 
+def is_access_key(purpose: S3Purpose, name: str) -> bool:
+    """Whether ``name`` has the form of our access keys of this purpose."""
+    return re.fullmatch(rf"{purpose}-[0-9a-f]{{8}}", name, re.ASCII) is not None
+
+
 def secret_name(purpose: S3Purpose) -> str:
     """Return the name of the secret in `Settings.secrets`."""
     return f"s3-{purpose}"
@@ -100,6 +107,28 @@ def secret_name(purpose: S3Purpose) -> str:
 def current_key(settings: Settings, purpose: S3Purpose) -> S3Key:
     """Return the key that clients use; created at first use."""
     return S3Key(purpose, settings.secret(secret_name(purpose)))
+
+
+def valid_keys(settings: Settings) -> tuple[S3Key, ...]:
+    """Return all keys that the server accepts: the current ones first, then those that a rotation adds or replaces."""
+    current = [current_key(settings, purpose) for purpose in S3Purpose]
+    others = [
+        S3Key(purpose, path.read_text())
+        for purpose in S3Purpose
+        for path in (new_secret(settings, purpose), replaced_secret(settings, purpose))
+        if path.exists()
+    ]
+    return (*current, *others)
+
+
+def new_secret(settings: Settings, purpose: S3Purpose) -> Path:
+    """Return the file of a secret that the server learns before a client uses it."""
+    return settings.secrets / f"{secret_name(purpose)}.new"
+
+
+def replaced_secret(settings: Settings, purpose: S3Purpose) -> Path:
+    """Return the file of a secret that clients may still use."""
+    return settings.secrets / f"{secret_name(purpose)}.replaced"
 
 
 def writer_of(key: str) -> S3Purpose:

@@ -1,10 +1,11 @@
-"""Rotation of secrets: certificates, logins of Cassandra, and the password of its JMX.
+"""Rotation of secrets: certificates, logins of Cassandra, the password of its JMX, and the keys of S3.
 
 1. `renew_secrets` makes new ones beside the old ones, and both are valid. Clients use the new ones at their next
    connection.
 2. A roll-out of the release that runs brings them to the nodes: the files of every node differ, so each is configured
    and restarted in turn, while the steady state holds.
-3. `finish_rotation` drops the old logins. Every connection is younger than the roll-out by then.
+3. `finish_rotation` drops the old logins and the old keys of S3. Every connection is younger than the roll-out by
+   then. No node has a key of S3; clients of the control plane take the new one at their next use.
 
 Each may be killed and run again. Between 1 and 3 nothing is renewed a second time, because nodes that the roll-out has
 not reached still use the old logins.
@@ -16,6 +17,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kintsugi.controlplane.s3proxy import drop_replaced_keys, renew_keys
 from kintsugi.core import certificates
 from kintsugi.core.certificates import Login, Principal
 from kintsugi.core.client_tls import current_login
@@ -33,7 +35,7 @@ _LOGINS = (*authorization.ROLES, Principal.RECOVERY)
 
 
 def renew_secrets(settings: Settings) -> str:
-    """Make new certificates and logins, and a new password for JMX; returns what was done, as a sentence.
+    """Make new certificates, logins and keys of S3, and a new password for JMX; returns what was done, as a sentence.
 
     Does nothing while the rotation before isn't finished. Raises KintsugiError when Cassandra can't be asked; then
     nothing is renewed.
@@ -48,6 +50,7 @@ def renew_secrets(settings: Settings) -> str:
             f"{certificates.renew_certificates(settings)} certificates",
             f"{logins} logins of Cassandra",
         ]
+    renewed.append(f"{renew_keys(settings)} keys of S3")
     replace_secret(settings, CASSANDRA_JMX_SECRET)
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.touch()
@@ -55,13 +58,14 @@ def renew_secrets(settings: Settings) -> str:
 
 
 def finish_rotation(settings: Settings) -> str:
-    """Drop the logins that were replaced, once every node has its new one; returns a sentence."""
+    """Drop the logins and keys that were replaced, once every node has its new ones; returns a sentence."""
     dropped: list[str] = []
     if certificates.has_authority(settings):
         with _super_session(settings) as session:
             dropped = authorization.drop_other_logins(session, [current_login(one) for one in _LOGINS])
+    keys = drop_replaced_keys(settings)
     _unfinished(settings).unlink(missing_ok=True)
-    return f"the rotation is finished; old logins dropped: {', '.join(dropped) or 'none'}"
+    return f"the rotation is finished; old logins dropped: {', '.join(dropped) or 'none'}; old keys of S3: {keys}"
 
 
 def release_to_roll_out(context: Context) -> str:

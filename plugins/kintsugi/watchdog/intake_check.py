@@ -35,6 +35,7 @@ class IntakeCheck:
         except StoreUnavailable:
             raise
         except Exception as error:
+            self._intake = None  # its client may have a key of S3 that a rotation has replaced
             self._unseen_since = self._unseen_since or datetime.now(UTC)
             page = unseen_page(self._unseen_since, datetime.now(UTC), read_rules(), format_reason(error))
             if page is not None:

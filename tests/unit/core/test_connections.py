@@ -17,7 +17,8 @@ from kintsugi.controlplane.airflow_environment import own_connections as install
 from kintsugi.core import connections
 from kintsugi.core.connections import S3_IN_TIME_S, s3_client
 from kintsugi.core.errors import KintsugiError
-from kintsugi.core.s3_keys import S3Purpose
+from kintsugi.core.s3_keys import S3Purpose, current_key, secret_name
+from kintsugi.core.settings import replace_secret
 from tests.installations import installation
 
 
@@ -89,6 +90,19 @@ def test_inside_airflow_every_field_of_the_connection_works(
     with pytest.raises(KintsugiError, match="kintsugi_s3_page") as caught:
         s3_client(settings, S3Purpose.PAGE)
     assert caught.value.__cause__ is not None
+
+
+def test_a_process_that_is_older_than_a_rotation_takes_the_new_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    settings = installation(tmp_path, "127.34")
+    monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_S3_PAGE", json.dumps(installed(settings)["kintsugi_s3_page"]))
+    replace_secret(settings, secret_name(S3Purpose.PAGE))
+    key = current_key(settings, S3Purpose.PAGE)
+    signed = s3_client(settings, S3Purpose.PAGE).generate_presigned_url(
+        "get_object", Params={"Bucket": "b", "Key": "k"}
+    )
+    assert f"={key.access_key}" in signed
 
 
 def test_a_process_without_airflow_loads_none_for_its_clients(tmp_path: Path) -> None:

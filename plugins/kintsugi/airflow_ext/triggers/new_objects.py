@@ -76,4 +76,5 @@ class NewObjectsTrigger(BaseTrigger):
                 if str(error) != last_error:
                     log.warning("cannot look for new %s files: %s; trying again", self.kind, error)
                 last_error = str(error)
+                scan = None  # its client may have a key of S3 that a rotation has replaced
             await asyncio.sleep(self.interval)

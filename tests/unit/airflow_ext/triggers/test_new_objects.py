@@ -33,7 +33,11 @@ async def test_it_looks_until_there_is_something_and_survives_an_outage(
 
         return look
 
-    monkeypatch.setattr(new_objects, "make_scan", looks)
+    made: list[str] = []
+    monkeypatch.setattr(new_objects, "make_scan", lambda kind: made.append(kind) or looks(kind))
     events = [event async for event in NewObjectsTrigger(kind="trades", interval=0.001).run()]
     assert [event.payload for event in events] == [{"keys": ["trades/f"]}]
     assert answers == []
+    assert made == ["trades", "trades"], (
+        "an error may mean that its client has a key of S3 that is no longer valid"
+    )
