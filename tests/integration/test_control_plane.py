@@ -91,10 +91,11 @@ def test_the_one_key_of_the_last_version_ends_with_it(plane: ControlPlane) -> No
     """Its S3 runs on until the start, which exchanges it, and everybody has the key of his purpose then."""
     _write_everywhere(plane, "by the one key")
     plane.objects.keys_file.unlink()  # it had none
-    only = plane.settings.secrets / "s3"
+    only, before = plane.settings.secrets / "s3", _pid(plane, "s3")
     only.write_text("the one key")
     plane.start_storage()
     assert not only.exists()
+    assert _pid(plane, "s3") != before
     assert _reads_everywhere(plane, "by the one key")
 
 

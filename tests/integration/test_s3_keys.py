@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -170,7 +171,6 @@ def test_a_large_object_is_written_in_parts_where_it_may_be_written(settings: Se
     part = client.upload_part(**place, PartNumber=1, Body=b"x" * 1000)
     other = s3_client(settings, S3Purpose.INGEST)
     assert refusal(other.upload_part, **place, PartNumber=2, Body=b"y") == 403
-    assert refusal(other.abort_multipart_upload, **place) == 403
     stolen = {"Bucket": BUCKET, "Key": "incidents/object"}
     assert refusal(client.upload_part_copy, **place, PartNumber=2, CopySource=stolen) in (403, 501)
     parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
@@ -178,6 +178,36 @@ def test_a_large_object_is_written_in_parts_where_it_may_be_written(settings: Se
     client.complete_multipart_upload(**place, MultipartUpload=parts)
     assert client.get_object(Bucket=BUCKET, Key="trades/large")["Body"].read() == b"x" * 1000
     assert refusal(client.create_multipart_upload, Bucket=BUCKET, Key="incidents/large") == 403
+    large = io.BytesIO(b"x" * (9 * 1024 * 1024))
+    other.upload_fileobj(large, BUCKET, "dead-letter/large")  # in parts, and where this key can't read
+    again = client.create_multipart_upload(Bucket=BUCKET, Key="trades/large")["UploadId"]
+    assert refusal(other.abort_multipart_upload, **(place | {"UploadId": again})) == 403
+
+
+def test_no_client_names_what_s3proxy_notes_of_an_upload(settings: Settings) -> None:
+    owner = s3_client(settings, S3Purpose.DELIVERY)
+    note = f".s3proxy-mpu-stub-{owner.create_multipart_upload(Bucket=BUCKET, Key='trades/large')['UploadId']}"
+    assert (ObjectStore.of(settings).bucket / note).exists(), "it has another name in this S3Proxy"
+    client, place = s3_client(settings, S3Purpose.INCIDENTS), {"Bucket": BUCKET, "Key": note}
+    named = {"Bucket": BUCKET, "Key": "incidents/copy", "CopySource": {"Bucket": BUCKET, "Key": note}}
+    many = {"Bucket": BUCKET, "Delete": {"Objects": [{"Key": note}]}}
+    assert {
+        refusal(client.get_object, **place),
+        refusal(client.head_object, **place),
+        refusal(client.put_object, **place, Body=b""),
+        refusal(client.delete_object, **place),
+        refusal(client.copy_object, **named),
+        refusal(client.list_objects_v2, Bucket=BUCKET, Prefix=".s3proxy-mpu-stub-"),
+    } <= {400, 403}
+    refusal(client.delete_objects, **many)  # S3 answers 200, and says for each object what it did
+    assert (ObjectStore.of(settings).bucket / note).exists()
+
+
+def test_a_conditional_write_is_one_as_without_rights(settings: Settings) -> None:
+    """S3Proxy looks at what kind of store it has; ours must look like that of the disk."""
+    client, place = s3_client(settings, S3Purpose.INCIDENTS), {"Bucket": BUCKET, "Key": "incidents/once"}
+    assert refusal(client.put_object, **place, Body=b"1", IfNoneMatch="*") == 0
+    assert refusal(client.put_object, **place, Body=b"2", IfNoneMatch="*") == 412
 
 
 @pytest.mark.parametrize(

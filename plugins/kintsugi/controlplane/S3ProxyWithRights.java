@@ -1,3 +1,5 @@
+package kintsugi.nio2blob;
+
 import java.io.File;
 import java.io.FileInputStream;
 import java.io.IOException;
@@ -34,6 +36,14 @@ import software.amazon.awssdk.services.s3.model.ObjectIdentifier;
 import software.amazon.awssdk.services.s3.model.PutObjectRequest;
 
 /**
+ * The store on the file system, to S3Proxy. It tells from the name of a store's class what the store can do, such as
+ * conditional writes, and looks for {@code .nio2blob.} in it. A proxy is in the package of an interface that isn't
+ * public.
+ */
+interface Nio2Store extends BlobStore {
+}
+
+/**
  * S3Proxy with a key for each purpose, and rights by prefix.
  *
  * <p>S3Proxy checks the signature of a request. It asks its BlobStoreLocator for the secret of the access key, and for
@@ -52,6 +62,7 @@ import software.amazon.awssdk.services.s3.model.PutObjectRequest;
  */
 public class S3ProxyWithRights {
     private static final Logger log = LoggerFactory.getLogger("S3ProxyWithRights");
+    private static final String UPLOAD_NOTE = ".s3proxy-mpu-stub-";
 
     public static void main(String[] arguments) throws Exception {
         Properties properties = read(new File(arguments[0]));
@@ -89,8 +100,8 @@ public class S3ProxyWithRights {
 
     static BlobStore guard(BlobStore store, String purpose, Properties rights, String bucket) {
         return (BlobStore) Proxy.newProxyInstance(
-            BlobStore.class.getClassLoader(),
-            new Class[] {BlobStore.class},
+            Nio2Store.class.getClassLoader(),
+            new Class[] {Nio2Store.class},
             new Guarded(store, purpose, rights, bucket));
     }
 
@@ -193,10 +204,10 @@ public class S3ProxyWithRights {
                 require("read", request.bucket(), request.key());
             } else if (name.equals("list") && first instanceof ListObjectsV2Request) {
                 ListObjectsV2Request request = (ListObjectsV2Request) first;
-                require("read", request.bucket(), request.prefix());
+                requireBelow("read", request.bucket(), request.prefix());
             } else if (name.equals("listV1") && first instanceof ListObjectsRequest) {
                 ListObjectsRequest request = (ListObjectsRequest) first;
-                require("read", request.bucket(), request.prefix());
+                requireBelow("read", request.bucket(), request.prefix());
             } else if (first instanceof PutObjectRequest) {
                 PutObjectRequest request = (PutObjectRequest) first;
                 require("write", request.bucket(), request.key());
@@ -222,8 +233,13 @@ public class S3ProxyWithRights {
             } else if (arguments != null && arguments.length == 2 && arguments[1] instanceof String) {
                 String container = (String) first;
                 String key = (String) arguments[1];
-                if (name.equals("blobExists") || name.equals("blobMetadata") || name.equals("getBlob")
-                    || name.equals("blobMetadataIfPresent")) {
+                if (name.equals("blobExists") || name.equals("blobMetadataIfPresent")
+                    || name.equals("getBlobAccess")) {
+                    // S3Proxy asks so on the way of a write: is there such an object already?
+                    if (!isAllowed("write", container, key)) {
+                        require("read", container, key);
+                    }
+                } else if (name.equals("blobMetadata") || name.equals("getBlob")) {
                     require("read", container, key);
                 } else if (name.equals("removeBlob")) {
                     require("delete", container, key);
@@ -236,16 +252,34 @@ public class S3ProxyWithRights {
         }
 
         private void require(String right, String container, String key) {
-            String prefixes = rights.getProperty("may." + purpose + "." + right, "");
-            if (bucket.equals(container) && key != null && isPlain(key)) {
-                String[] allowed = prefixes.split(" ");
-                for (int i = 0; i < allowed.length; i++) {
-                    if (allowed[i].length() > 0 && key.startsWith(allowed[i])) {
-                        return;
-                    }
+            // S3Proxy notes an upload in parts in an object of its own, and lets no client name it.
+            boolean note = key != null && key.startsWith(UPLOAD_NOTE) && bucket.equals(container);
+            if (!(note && prefixes("write").length() > 0)) {
+                requireBelow(right, container, key);
+            }
+        }
+
+        private String prefixes(String right) {
+            return rights.getProperty("may." + purpose + "." + right, "");
+        }
+
+        private void requireBelow(String right, String container, String key) {
+            if (!isAllowed(right, container, key)) {
+                throw refusal(right, key);
+            }
+        }
+
+        private boolean isAllowed(String right, String container, String key) {
+            if (!bucket.equals(container) || key == null || !isPlain(key)) {
+                return false;
+            }
+            String[] allowed = prefixes(right).split(" ");
+            for (int i = 0; i < allowed.length; i++) {
+                if (allowed[i].length() > 0 && key.startsWith(allowed[i])) {
+                    return true;
                 }
             }
-            throw refusal(right, key);
+            return false;
         }
 
         /** Whether the key is a path without {@code .}, {@code ..} and empty parts, as a directory on the disk has it. */

@@ -195,7 +195,7 @@ class ControlPlane:
     def _prepare(self) -> None:
         """Write every configuration and start a supervisor, after orphans of an earlier one have ended."""
         if self.supervisor.answers():
-            if self.postgres.socket.exists() and self.objects.keys_file.exists():
+            if self.postgres.socket.exists() and not self.objects.has_one_key:
                 self.objects.write_keys()
                 return
             # Version 0.1 started it. Its Postgres has no socket, its S3 has one key, and its programs use both.

@@ -83,6 +83,11 @@ class ObjectStore:
         return self.directory / "s3proxy.properties"
 
     @property
+    def has_one_key(self) -> bool:
+        """Whether the server was prepared by version 0.1, whose one key was good for everything."""
+        return (self.secrets / _ONLY_SECRET).exists()
+
+    @property
     def bucket(self) -> Path:
         """Return the directory that is the bucket: a file for each object, by its key."""
         return self.directory / "data" / BUCKET
@@ -110,7 +115,7 @@ class ObjectStore:
             f"{self.jars}/*",
             "org.codehaus.janino.SimpleCompiler",  # compiles the file, and runs its class
             str(_SERVER),
-            _SERVER.stem,
+            f"kintsugi.nio2blob.{_SERVER.stem}",
             str(self._properties),
         ]
         return Program("s3", words, stop_seconds=5)
@@ -146,6 +151,7 @@ class ObjectStore:
             for name in ("read", "write", "delete"):
                 lines.append(f"may.{purpose}.{name}={' '.join(getattr(rights, name))}")
         text = "\n".join([*lines, ""])
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not (self.keys_file.exists() and self.keys_file.read_text() == text):
             write_private(self.keys_file, text)
 
