@@ -199,6 +199,10 @@ def test_no_client_names_what_s3proxy_notes_of_an_upload(settings: Settings) -> 
         refusal(client.copy_object, **named),
         refusal(client.list_objects_v2, Bucket=BUCKET, Prefix=".s3proxy-mpu-stub-"),
     } <= {400, 403}
+    part = s3_client(settings, S3Purpose.DELIVERY)
+    part.upload_part(Bucket=BUCKET, Key="trades/large", UploadId=note[18:], PartNumber=1, Body=b"x")
+    [key] = [path.name for path in ObjectStore.of(settings).bucket.glob(".mpus-*/")]
+    assert refusal(client.get_object, Bucket=BUCKET, Key=f"{key}/large-1") == 403
     refusal(client.delete_objects, **many)  # S3 answers 200, and says for each object what it did
     assert (ObjectStore.of(settings).bucket / note).exists()
 

@@ -62,7 +62,10 @@ interface Nio2Store extends BlobStore {
  */
 public class S3ProxyWithRights {
     private static final Logger log = LoggerFactory.getLogger("S3ProxyWithRights");
+    // How S3Proxy calls what belongs to an upload in parts.
     private static final String UPLOAD_NOTE = ".s3proxy-mpu-stub-";
+    private static final String UPLOAD_PART = ".mpus-";
+    private static final int UUID_LETTERS = 36;
 
     public static void main(String[] arguments) throws Exception {
         Properties properties = read(new File(arguments[0]));
@@ -254,9 +257,17 @@ public class S3ProxyWithRights {
         private void require(String right, String container, String key) {
             // S3Proxy notes an upload in parts in an object of its own, and lets no client name it.
             boolean note = key != null && key.startsWith(UPLOAD_NOTE) && bucket.equals(container);
-            if (!(note && prefixes("write").length() > 0)) {
+            boolean ownPart = right.equals("read") && isAllowed("write", container, nameOfUpload(key));
+            if (!(note && prefixes("write").length() > 0) && !ownPart) {
                 requireBelow(right, container, key);
             }
+        }
+
+        /** The key that a part of an upload becomes a part of ({@code .mpus-<uuid>-<key>-<part>}); null for others. */
+        private static String nameOfUpload(String key) {
+            int start = UPLOAD_PART.length() + UUID_LETTERS + 1;
+            int end = key == null ? -1 : key.lastIndexOf('-');
+            return end > start && key.startsWith(UPLOAD_PART) ? key.substring(start, end) : null;
         }
 
         private String prefixes(String right) {
