@@ -233,6 +233,8 @@ def live_feed(
     def feed() -> None:
         s3, due, part = context.s3(S3Purpose.DELIVERY), time.monotonic() + period_s, None
         while not stop.wait(due - time.monotonic()):
+            if part is not None:  # it was refused or didn't arrive: a rotation may have replaced the key
+                s3 = context.s3(S3Purpose.DELIVERY)
             part = part or next(parts)
             with suppress(BotoCoreError, ClientError):  # while S3 is unreachable the part waits
                 fed.append((part.key, s3.put_object(Bucket=BUCKET, Key=part.key, Body=part.body)["ETag"]))

@@ -24,7 +24,11 @@ async def test_it_looks_until_there_is_something_and_survives_an_outage(
 ) -> None:
     answers: list[list[str] | Exception] = [[], ConnectionError("S3 is away"), [], ["trades/f"]]
 
+    made: list[str] = []
+
     def looks(kind: str) -> Callable[[], list[str]]:
+        made.append(kind)
+
         def look() -> list[str]:
             answer = answers.pop(0)
             if isinstance(answer, Exception):
@@ -33,8 +37,7 @@ async def test_it_looks_until_there_is_something_and_survives_an_outage(
 
         return look
 
-    made: list[str] = []
-    monkeypatch.setattr(new_objects, "make_scan", lambda kind: made.append(kind) or looks(kind))
+    monkeypatch.setattr(new_objects, "make_scan", looks)
     events = [event async for event in NewObjectsTrigger(kind="trades", interval=0.001).run()]
     assert [event.payload for event in events] == [{"keys": ["trades/f"]}]
     assert answers == []
