@@ -33,6 +33,7 @@ NODE_CODE = (
     "plugins/kintsugi/core/files.py",
     "plugins/kintsugi/core/fleet.py",
     "plugins/kintsugi/core/rejections.py",
+    "plugins/kintsugi/core/s3_keys.py",
     "plugins/kintsugi/core/settings.py",
     "plugins/kintsugi/core/user_bucket.py",
     "plugins/kintsugi/core/user_connections.py",

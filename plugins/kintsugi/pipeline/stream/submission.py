@@ -89,6 +89,7 @@ PACKAGED = (
     "core/files.py",
     "core/fleet.py",
     "core/rejections.py",
+    "core/s3_keys.py",
     "core/settings.py",
     "core/user_bucket.py",
     "core/user_connections.py",
