@@ -7,7 +7,10 @@ import io
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -16,10 +19,17 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from kintsugi.controlplane.s3proxy import ObjectStore, drop_replaced_keys, renew_keys
-from kintsugi.core.connections import s3_client
+from kintsugi.core.connections import data_sources, s3_client
 from kintsugi.core.processes import wait_until
 from kintsugi.core.s3_keys import S3Purpose, current_key, new_secret, replaced_secret, secret_name
 from kintsugi.core.settings import BUCKET, Settings
+from kintsugi.operations.spool import deliver_to_s3, spool_directory
+from kintsugi.pipeline.ingest.redrive import delete_manifests
+from kintsugi.pipeline.object_listing import list_trade_files
+from kintsugi.pipeline.stream.baselines import manifest_key, pending_uris
+from kintsugi.pipeline.synthetic_trade import send_synthetic_trade
+from kintsugi.recovery.report import delete_expired_records
+from kintsugi.web.archive import read_archive
 from tests.installations import installation, open_directory
 
 # Written out, not taken from the product: a right more is a line more here.
@@ -299,6 +309,31 @@ def test_a_rotation_that_was_killed_goes_on(settings: Settings, written: int) ->
     assert drop_replaced_keys(settings) == len(S3Purpose)
     assert {path.name for path in settings.secrets.iterdir()} == {secret_name(one) for one in S3Purpose}
     assert [refusal(client.get_object, **place) for client in (*old, *new)] == [403, 403, 0, 0]
+
+
+def test_what_the_product_calls_needs_no_other_right(settings: Settings) -> None:
+    """A right that is missing would show in a run only: a record would wait in the spool, a listing would fail."""
+    context: Any = SimpleNamespace(
+        settings=settings,
+        s3=partial(s3_client, settings),
+        s3_in_time=partial(s3_client, settings, in_time=True),
+    )
+    for key in ("incidents/i/plan.json", "deployments/d.json", "releases/r.tar.gz"):
+        deliver_to_s3(context, key, b"{}")
+    assert not spool_directory(settings).exists()
+    assert read_archive(settings, "i").plan == {}
+    send_synthetic_trade(context.s3(S3Purpose.SYNTHETIC))
+    monitor = data_sources(settings, S3Purpose.MONITOR)
+    assert any(file.key.startswith("trades/canary/") for file in list_trade_files(monitor))
+    day = "eod/UnderlyingOptionsEODCalcs_2024-10-08.csv"
+    etag = context.s3(S3Purpose.DELIVERY).put_object(Bucket=BUCKET, Key=day, Body=b"x")["ETag"]
+    assert pending_uris(context.s3(S3Purpose.MONITOR), monitor) == [f"s3://{BUCKET}/{day}"]
+    ingest, name = context.s3(S3Purpose.INGEST), manifest_key(day, etag)
+    ingest.put_object(Bucket=BUCKET, Key=name, Body=b'{"state": "failed"}')
+    assert pending_uris(ingest, data_sources(settings, S3Purpose.INGEST)) == []
+    assert delete_manifests(ingest, data_sources(settings, S3Purpose.INGEST)) == [day]
+    assert delete_expired_records(context, datetime.now(UTC) + timedelta(days=365)) == 2
+    assert read_archive(settings, "i").plan is None
 
 
 def test_the_keys_are_their_owners_alone(settings: Settings) -> None:
