@@ -173,10 +173,10 @@ def reconcile(options: argparse.Namespace, settings: Settings) -> int:
 
 def redrive(options: argparse.Namespace, settings: Settings) -> int:
     """Ingest failed files again from their first line; without keys, every failed file."""
-    from kintsugi.core.users import principal  # start-up
+    from kintsugi.core.users import current_actor  # start-up
     from kintsugi.pipeline.ingest.redrive import redrive_files  # start-up
 
-    again = redrive_files(settings, options.keys, user=principal())
+    again = redrive_files(settings, options.keys, user=current_actor())
     for key in again:
         print(f"will be ingested again: {key}")
     if not again:

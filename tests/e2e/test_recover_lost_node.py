@@ -110,7 +110,7 @@ def test_the_story_is_in_s3(kintsugi: Command, report: dict[str, Any]) -> None:
 def test_dry_run_by_hand_changes_nothing(kintsugi: Command, report: dict[str, Any]) -> None:
     from kintsugi.controlplane.control_plane import ControlPlane
     from kintsugi.core.connections import store_dsn
-    from kintsugi.core.users import principal
+    from kintsugi.core.users import current_actor
     from kintsugi.db.store import Store
 
     airflow = ControlPlane(kintsugi.settings).airflow
@@ -128,7 +128,7 @@ def test_dry_run_by_hand_changes_nothing(kintsugi: Command, report: dict[str, An
         for entry in incident.entries
         if "started_by" in entry.data
     ]
-    assert principal() in named
+    assert current_actor() in named
 
 
 def test_what_a_guard_refuses_waits_for_a_person_and_is_done_when_one_approves(
@@ -137,7 +137,7 @@ def test_what_a_guard_refuses_waits_for_a_person_and_is_done_when_one_approves(
     from kintsugi.controlplane.control_plane import ControlPlane
     from kintsugi.core.connections import store_dsn
     from kintsugi.core.incident import Outcome
-    from kintsugi.core.users import principal
+    from kintsugi.core.users import current_actor
     from kintsugi.db.store import Store
     from kintsugi.environments.local import node
 
@@ -161,7 +161,7 @@ def test_what_a_guard_refuses_waits_for_a_person_and_is_done_when_one_approves(
         store.clear_maintenance(name)
     assert healed.outcome is Outcome.HEALED
     said = [entry.message for entry in healed.entries if "approved" in entry.data]
-    assert said == [f"{principal()} approved the recovery although the guards refused it"]
+    assert said == [f"{current_actor()} approved the recovery although the guards refused it"]
 
 
 def until(condition: Callable[[], list[Any]], seconds: float) -> list[Any]:

@@ -12,14 +12,14 @@ from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleA
 
 from kintsugi.controlplane.accounts import password_name
 from kintsugi.core.settings import load_settings
-from kintsugi.core.users import is_principal
+from kintsugi.core.users import is_reserved_name
 
 if TYPE_CHECKING:
     from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 
 
 class AccountsAuthManager(SimpleAuthManager):
-    """Signs in the users of `KINTSUGI_USERS`, and knows the principals of the control plane, who have no password."""
+    """Signs in the users of `KINTSUGI_USERS`, and knows the actors that are no users and have no password."""
 
     def deserialize_user(self, token: dict[str, Any]) -> SimpleAuthManagerUser:
         """Return the user with the role of today.
@@ -28,7 +28,7 @@ class AccountsAuthManager(SimpleAuthManager):
         the user's password.
         """
         user = super().deserialize_user(token)
-        if is_principal(user.username):
+        if is_reserved_name(user.username):
             return user
         current = {one.username: one for one in self.get_users()}.get(user.username)
         if current is None:

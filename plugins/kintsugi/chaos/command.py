@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kintsugi.chaos import janitor, switch
 from kintsugi.core.errors import StepFailed
-from kintsugi.core.users import principal
+from kintsugi.core.users import current_actor
 from kintsugi.operations.context import Context
 
 
@@ -17,9 +17,9 @@ def main(what: str, reason: str) -> int:
             print(f"active: {record.kind} on {', '.join(record.nodes)} (pid {record.owner})")
     else:
         print(
-            resume_chaos(context, user=principal())
+            resume_chaos(context, user=current_actor())
             if what == "resume"
-            else stop_chaos(context, user=principal(), reason=reason)
+            else stop_chaos(context, user=current_actor(), reason=reason)
         )
     return 0
 

@@ -35,7 +35,7 @@ from kintsugi.core.files import write_private
 from kintsugi.core.processes import find_listener, kill_owned, owned_pids, wait_until
 from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.spark_security import spark_conf_directory, spark_defaults
-from kintsugi.core.users import principal
+from kintsugi.core.users import current_actor
 from kintsugi.infra.airflow_client import Airflow, read_token, sign_token
 from kintsugi.infra.supervisord import Program, Supervisor
 
@@ -79,12 +79,12 @@ class ControlPlane:
 
     @cached_property
     def airflow(self) -> Airflow:
-        """Return a client for this Airflow with an administrator's rights, in the name of `users.principal`."""
+        """Return a client for this Airflow with an administrator's rights, in the name of `users.current_actor`."""
         plane = self.settings.fleet.control_plane
         url = f"http://{plane.address}:{plane.airflow_port}"
         if file := os.environ.get(TOKEN_FILE):
             return Airflow(url, lambda: read_token(Path(file)))
-        return Airflow(url, lambda: sign_token(self.settings.secret(JWT_SECRET), principal(), "admin"))
+        return Airflow(url, lambda: sign_token(self.settings.secret(JWT_SECRET), current_actor(), "admin"))
 
     @property
     def environment_file(self) -> Path:

@@ -1,6 +1,6 @@
-"""The users of an installation, and in whose name a process acts.
+"""The users of an installation, and the actor in whose name a process acts.
 
-``KINTSUGI_USERS="ana:admin,ben:operator,eve:viewer"`` names the users and their roles. Audits name one of three:
+``KINTSUGI_USERS="ana:admin,ben:operator,eve:viewer"`` names the users and their roles. Audits name one of three actors:
 
 1. a user (``ana``): what a person did, signed in to Airflow;
 2. a person of the operating system (``ana (command line)``): what a command did;
@@ -97,13 +97,13 @@ def first_admin(environment: Mapping[str, str] = os.environ) -> str:
     return name if _NAME.match(name) and name not in ("root", CONTROL_PLANE) else FALLBACK
 
 
-def principal(environment: Mapping[str, str] = os.environ) -> str:
-    """Return in whose name this process calls Airflow: the control plane, or a person on the command line."""
+def current_actor(environment: Mapping[str, str] = os.environ) -> str:
+    """Return in whose name this process acts: the control plane, or a person on the command line."""
     return CONTROL_PLANE if MARKER in environment else f"{operating_user(environment)}{_COMMAND_LINE}"
 
 
-def is_principal(name: str) -> bool:
-    """Whether ``name`` is one of `principal`, which no signed-in user has."""
+def is_reserved_name(name: str) -> bool:
+    """Whether ``name`` is an actor's that is no user: the control plane, or a person on the command line."""
     return name == CONTROL_PLANE or name.endswith(_COMMAND_LINE)
 
 

@@ -11,12 +11,12 @@ from kintsugi.core.errors import PreflightError
 from kintsugi.core.processes import MARKER
 from kintsugi.core.users import (
     UserRole,
+    current_actor,
     first_admin,
     format_users,
-    is_principal,
+    is_reserved_name,
     operating_user,
     parse_users,
-    principal,
 )
 
 THREE = {"ana": UserRole.ADMIN, "ben": UserRole.OPERATOR, "eve.b-1_": UserRole.VIEWER}
@@ -54,9 +54,9 @@ def test_a_wrong_setting_is_refused_by_what_is_wrong(text: str, named: str) -> N
 
 
 @pytest.mark.parametrize("name", ["kintsugi", "ana (command line)"])
-def test_no_user_can_have_the_name_of_a_principal(name: str) -> None:
-    assert is_principal(name)
-    assert not is_principal("ana")
+def test_no_user_can_have_the_name_of_another_actor(name: str) -> None:
+    assert is_reserved_name(name)
+    assert not is_reserved_name("ana")
     with pytest.raises(PreflightError):
         parse_users(f"{name}:admin")
 
@@ -65,10 +65,10 @@ def test_the_control_plane_and_a_person_on_the_command_line_are_told_apart(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 0)
-    assert principal({MARKER: "/var/lib/kintsugi/control", "SUDO_USER": "ana"}) == "kintsugi"
-    assert principal({"SUDO_USER": "ana"}) == "ana (command line)"
-    assert principal({"SUDO_USER": "ben"}) == "ben (command line)"
-    assert is_principal(principal({}))
+    assert current_actor({MARKER: "/var/lib/kintsugi/control", "SUDO_USER": "ana"}) == "kintsugi"
+    assert current_actor({"SUDO_USER": "ana"}) == "ana (command line)"
+    assert current_actor({"SUDO_USER": "ben"}) == "ben (command line)"
+    assert is_reserved_name(current_actor({}))
 
 
 def test_who_called_sudo_counts_for_root_only(monkeypatch: pytest.MonkeyPatch) -> None:
