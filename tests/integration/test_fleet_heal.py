@@ -37,7 +37,8 @@ from kintsugi.operations.cassandra_repair import repair_tonight
 from kintsugi.operations.context import Context
 from kintsugi.operations.kafka_voters import rejoin_voter
 from kintsugi.recovery.plan_policy import planned_changes
-from kintsugi.wire.kafka_quorum import QuorumDescription, find_leader
+from kintsugi.wire.kafka import Quorum
+from kintsugi.wire.kafka_quorum import find_leader
 from tests.installations import installation, open_directory
 
 ROWS, MISSED = 2000, 50
@@ -145,7 +146,7 @@ def test_workers_are_registered_with_their_cores(standing: Settings) -> None:
     assert {worker["host"] for worker in workers if worker["state"] == "ALIVE"} == expected
 
 
-def quorum_of(fleet: Fleet) -> QuorumDescription:
+def quorum_of(fleet: Fleet) -> Quorum:
     _, quorum = find_leader([f"{node.address}:9093" for node in fleet.of(Role.KAFKA)])
     return quorum
 

@@ -19,14 +19,8 @@ from collections.abc import Callable
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Fleet, Node
 from kintsugi.core.settings import KAFKA_CONTROLLER_PORT
-from kintsugi.wire.kafka_quorum import (
-    QuorumDescription,
-    QuorumError,
-    Replica,
-    add_voter,
-    find_leader,
-    remove_voter,
-)
+from kintsugi.wire.kafka import Quorum, ReplicaState
+from kintsugi.wire.kafka_quorum import QuorumError, add_voter, find_leader, remove_voter
 
 _PAUSE_S = 0.3
 _FETCHES_WITHIN_MS = 3000  # a live replica fetches every half second
@@ -67,7 +61,7 @@ def rejoin_voter(
 
 
 def _next_step(
-    quorum: QuorumDescription,
+    quorum: Quorum,
     node: Node,
     leader: str,
     cluster_id: str,
@@ -91,7 +85,7 @@ def _next_step(
     return "the leader has not confirmed it as a voter"
 
 
-def live_voters(quorum: QuorumDescription, node_id: int) -> Replica | None:
+def live_voters(quorum: Quorum, node_id: int) -> ReplicaState | None:
     """Return the broker's directory that fetches now, as a voter or an observer; None if none does.
 
     The leader lists a removed directory among the observers for minutes after its last fetch. Only the time of the

@@ -152,9 +152,9 @@ def _fetch_age_s(quorum: kafka.Quorum, node_id: int) -> float | None:
     """
     if node_id == quorum.leader_id:
         return 0.0  # the leader itself answered: the peer forwarded the question to it
-    leader = quorum.voters.get(quorum.leader_id)
-    entries = [members.get(node_id) for members in (quorum.voters, quorum.observers)]
-    fetched_ms = max((entry.fetched_ms for entry in entries if entry is not None), default=-1)
+    leader = quorum.leader
+    replicas = (*quorum.voters, *quorum.observers)
+    fetched_ms = max((replica.fetched_ms for replica in replicas if replica.node_id == node_id), default=-1)
     if leader is None or leader.fetched_ms < 0 or fetched_ms < 0:
         return None
     return max(0.0, (leader.fetched_ms - fetched_ms) / 1000)

@@ -129,7 +129,7 @@ async def kafka_facts(fleet: Fleet, node: Node) -> KafkaFacts:
         node_id=node.index,
         partitions=replica_counts(node.index, [answer for answer in answers if not isinstance(answer, str)]),
         live=frozenset(live),
-        voters=None if quorum is None else len(quorum.voters),
+        voters=None if quorum is None else len({voter.node_id for voter in quorum.voters}),
         current=None if quorum is None else len(current_voters(quorum) - {node.index}),
     )
 
@@ -156,13 +156,13 @@ def replica_counts(
 
 def current_voters(quorum: kafka_wire.Quorum) -> set[int]:
     """Return the voters that fetched and were caught up within the last 3 s, the leader included."""
-    leader = quorum.voters.get(quorum.leader_id)
+    leader = quorum.leader
     if leader is None:
         return set()
     oldest_ms = leader.fetched_ms - VOTER_BEHIND_S * 1000
     return {
         voter.node_id
-        for voter in quorum.voters.values()
+        for voter in quorum.voters
         if voter is leader or min(voter.fetched_ms, voter.caught_up_ms) >= oldest_ms
     }
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import secrets
 import struct
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from kintsugi.wire.exchange import MAX_BYTES, Connection, ProtocolMismatch
 
@@ -22,13 +24,15 @@ _DECODE_ERRORS = (struct.error, IndexError, KeyError, OverflowError, TypeError, 
 
 
 @dataclass(frozen=True, slots=True)
-class Voter:
-    """One member of the metadata quorum, as its leader sees it; times in ms since 1970 by the leader's clock.
+class ReplicaState:
+    """One replica of the metadata log, as the quorum's leader sees it: broker ``node_id`` with its data ``directory``.
 
-    ``fetched_ms`` and ``caught_up_ms`` are -1 where the leader doesn't know (it was elected a moment ago).
+    ``end_offset`` is how far it has fetched. ``fetched_ms`` is when it last did, and ``caught_up_ms`` when it last had
+    all: ms since 1970 by the leader's clock, -1 where the leader doesn't know (it was elected a moment ago).
     """
 
     node_id: int
+    directory: UUID
     end_offset: int
     fetched_ms: int
     caught_up_ms: int
@@ -36,15 +40,30 @@ class Voter:
 
 @dataclass(frozen=True, slots=True)
 class Quorum:
-    """The metadata quorum: its leader, its voters by node id (the leader is one), and its observers.
+    """The metadata quorum as its leader sees it. The leader is a voter. Observers fetch the log, but don't vote.
 
     A broker that came back with an empty disk has a new directory id. It is an observer until it is made a voter, while
-    the voter of the same node id is its dead predecessor.
+    the voter of the same node id is its dead predecessor. So a node id may stand in it more than once.
     """
 
     leader_id: int
-    voters: dict[int, Voter]
-    observers: dict[int, Voter] = field(default_factory=dict)
+    high_watermark: int
+    voters: tuple[ReplicaState, ...]
+    observers: tuple[ReplicaState, ...] = ()
+
+    @classmethod
+    def from_partition(cls, partition: Any) -> Quorum:
+        """Return the quorum that a ``DescribeQuorumResponse.PartitionData`` without an error code describes."""
+        return cls(
+            partition.leader_id,
+            partition.high_watermark,
+            _replica_states(partition.current_voters),
+            _replica_states(partition.observers),
+        )
+
+    @property
+    def leader(self) -> ReplicaState | None:
+        return next((voter for voter in self.voters if voter.node_id == self.leader_id), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +107,12 @@ async def describe_quorum(connection: Connection) -> Quorum:
 
     Raises ProtocolMismatch on an error code.
     """
-    partition = await read_quorum(connection, version=1)
+    partition = await read_quorum(connection)
     require_success(partition.error_code)
-    return Quorum(partition.leader_id, _by_node(partition.current_voters), _by_node(partition.observers))
+    return Quorum.from_partition(partition)
 
 
-async def read_quorum(connection: Connection, version: int) -> Any:
+async def read_quorum(connection: Connection) -> Any:
     """Return ``DescribeQuorumResponse.PartitionData`` of the metadata log, whatever its error code is.
 
     Raises ProtocolMismatch when there is none.
@@ -103,7 +122,7 @@ async def read_quorum(connection: Connection, version: int) -> Any:
     topic = DescribeQuorumRequest.TopicData
     partition = topic.PartitionData(partition_index=0)
     request = DescribeQuorumRequest(
-        version=version, topics=[topic(topic_name=METADATA_TOPIC, partitions=[partition])]
+        version=2, topics=[topic(topic_name=METADATA_TOPIC, partitions=[partition])]
     )
     response = await exchange_messages(connection, request, DescribeQuorumResponse)
     require_success(response.error_code)
@@ -113,16 +132,17 @@ async def read_quorum(connection: Connection, version: int) -> Any:
     return partitions[0]
 
 
-def _by_node(replicas: list[Any]) -> dict[int, Voter]:
-    return {
-        replica.replica_id: Voter(
-            replica.replica_id,
-            replica.log_end_offset,
-            replica.last_fetch_timestamp,
-            replica.last_caught_up_timestamp,
+def _replica_states(states: Iterable[Any]) -> tuple[ReplicaState, ...]:
+    return tuple(
+        ReplicaState(
+            state.replica_id,
+            state.replica_directory_id,
+            state.log_end_offset,
+            state.last_fetch_timestamp,
+            state.last_caught_up_timestamp,
         )
-        for replica in replicas
-    }
+        for state in states
+    )
 
 
 async def read_partitions(connection: Connection) -> dict[str, Replicas]:

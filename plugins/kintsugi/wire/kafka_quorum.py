@@ -1,4 +1,4 @@
-"""Kafka's metadata quorum: its voters, and how a voter is removed or added.
+"""Kafka's metadata quorum: its leader, and how a voter is removed or added.
 
 The questions go to the controller listener of the leader. kafka-python has no AddRaftVoter and RemoveRaftVoter, so
 their messages (version 0, KIP-853) are described here by the JSON files beside this module, in the form of Kafka's own
@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
-from uuid import UUID
 
 from kintsugi.core.certificates import Principal
 from kintsugi.core.client_tls import client_context
 from kintsugi.core.errors import StepFailed
 from kintsugi.wire.exchange import Connection, ProtocolMismatch, ask_endpoint
-from kintsugi.wire.kafka import exchange_messages, read_quorum
+from kintsugi.wire.kafka import Quorum, ReplicaState, exchange_messages, read_quorum
 
 _LISTENER = "CONTROLLER"
 
@@ -35,47 +33,18 @@ class QuorumError(StepFailed):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
-class Replica:
-    """One replica of the metadata log: broker ``node_id`` with the data directory ``directory``.
-
-    ``end_offset`` is how far it has fetched, ``fetched_ms`` when it last did, by the leader's clock (-1 when
-    the leader doesn't know).
-    """
-
-    node_id: int
-    directory: UUID
-    end_offset: int
-    fetched_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class QuorumDescription:
-    """The quorum as its leader sees it. Observers fetch the log, but don't vote."""
-
-    leader_id: int
-    high_watermark: int
-    voters: tuple[Replica, ...]
-    observers: tuple[Replica, ...]
-
-
-def describe_quorum(address: str, timeout_s: float = 5.0) -> QuorumDescription:
+def describe_quorum(address: str, timeout_s: float = 5.0) -> Quorum:
     """Ask the controller at ``address`` (``host:port``), which must be the leader; raises QuorumError."""
-    partition = _ask_controller(address, lambda connection: read_quorum(connection, version=2), timeout_s)
+    partition = _ask_controller(address, read_quorum, timeout_s)
     if partition.error_code != NONE:
         raise QuorumError(
             f"the controller at {address} can't describe the quorum (Kafka error {partition.error_code})",
             partition.error_code,
         )
-    return QuorumDescription(
-        partition.leader_id,
-        partition.high_watermark,
-        _replicas_of(partition.current_voters),
-        _replicas_of(partition.observers),
-    )
+    return Quorum.from_partition(partition)
 
 
-def find_leader(addresses: Iterable[str], timeout_s: float = 5.0) -> tuple[str, QuorumDescription]:
+def find_leader(addresses: Iterable[str], timeout_s: float = 5.0) -> tuple[str, Quorum]:
     """Return which of these controllers leads, and the quorum as it sees it. Raises QuorumError if none does."""
     errors = []
     for address in addresses:
@@ -86,7 +55,7 @@ def find_leader(addresses: Iterable[str], timeout_s: float = 5.0) -> tuple[str, 
     raise QuorumError(f"no controller leads the quorum now: {'; '.join(errors)}")
 
 
-def remove_voter(leader: str, cluster_id: str, replica: Replica, timeout_s: float = 10.0) -> None:
+def remove_voter(leader: str, cluster_id: str, replica: ReplicaState, timeout_s: float = 10.0) -> None:
     """Remove a voter; one that isn't there is no error. Raises QuorumError."""
     remove, response_type = _voter_messages("RemoveRaftVoter")
     request = remove(
@@ -95,7 +64,9 @@ def remove_voter(leader: str, cluster_id: str, replica: Replica, timeout_s: floa
     _change_voters(leader, request, response_type, harmless=(VOTER_NOT_FOUND,), timeout_s=timeout_s)
 
 
-def add_voter(leader: str, cluster_id: str, replica: Replica, endpoint: str, timeout_s: float = 10.0) -> None:
+def add_voter(
+    leader: str, cluster_id: str, replica: ReplicaState, endpoint: str, timeout_s: float = 10.0
+) -> None:
     """Make an observer a voter, with its controller at ``endpoint`` (``host:port``); one that is there is no error.
 
     Raises QuorumError, with REQUEST_TIMED_OUT when the observer hasn't caught up.
@@ -144,13 +115,6 @@ def _ask_controller(address: str, question: Callable[[Connection], Awaitable[T]]
         raise QuorumError(
             f"the controller at {address} doesn't answer: {str(error) or type(error).__name__}"
         ) from error
-
-
-def _replicas_of(replicas: Iterable[Any]) -> tuple[Replica, ...]:
-    return tuple(
-        Replica(one.replica_id, one.replica_directory_id, one.log_end_offset, one.last_fetch_timestamp)
-        for one in replicas
-    )
 
 
 @cache

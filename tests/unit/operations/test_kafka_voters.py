@@ -8,20 +8,20 @@ import pytest
 
 from kintsugi.core.fleet import Node, Role
 from kintsugi.operations import kafka_voters
-from kintsugi.wire.kafka_quorum import QuorumDescription, Replica
+from kintsugi.wire.kafka import Quorum, ReplicaState
 
 OLD, NEW, OTHER, THIRD = (uuid4() for _ in range(4))
 NODE = Node("kafka-2", Role.KAFKA, "127.20.1.2", 2222)
 NOW = 1_700_000_000_000
 
 
-def seen(node_id: int, directory: UUID, end: int = 1000, ago_ms: int = 100) -> Replica:
-    return Replica(node_id, directory, end, NOW - ago_ms)
+def seen(node_id: int, directory: UUID, end: int = 1000, ago_ms: int = 100) -> ReplicaState:
+    return ReplicaState(node_id, directory, end, NOW - ago_ms, NOW - ago_ms)
 
 
-def step(voters: list[Replica], observers: list[Replica], acts: list[str]) -> str:
+def step(voters: list[ReplicaState], observers: list[ReplicaState], acts: list[str]) -> str:
     peers = [seen(1, OTHER, ago_ms=0), seen(3, THIRD)]
-    quorum = QuorumDescription(1, 1000, (*peers, *voters), tuple(observers))
+    quorum = Quorum(1, 1000, (*peers, *voters), tuple(observers))
     return kafka_voters._next_step(quorum, NODE, "leader:9093", "cluster", "127.20.1.2:9093", acts.append)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.observation import PeerOpinion
 from kintsugi.probes.peers import kafka_peer_view, spark_master_view
-from kintsugi.wire.kafka import Quorum, Voter
+from kintsugi.wire.kafka import Quorum, ReplicaState
 
 NOW = datetime(2026, 1, 5, 15, 0, tzinfo=UTC)
 NOW_MS = int(NOW.timestamp() * 1000)
@@ -18,9 +19,9 @@ KAFKA = Node("kafka-2", Role.KAFKA, "127.35.1.2", 2222)
 WORKER = Node("spark-worker-1", Role.SPARK_WORKER, "127.35.3.2", 2222)
 
 
-def member(node_id: int, age_s: float | None) -> Voter:
+def member(node_id: int, age_s: float | None) -> ReplicaState:
     fetched = -1 if age_s is None else NOW_MS - int(age_s * 1000)
-    return Voter(node_id, 100, fetched, fetched)
+    return ReplicaState(node_id, uuid4(), 100, fetched, fetched)
 
 
 def quorum(
@@ -28,8 +29,9 @@ def quorum(
 ) -> Quorum:
     return Quorum(
         leader,
-        {node_id: member(node_id, age) for node_id, age in ages.items()},
-        {node_id: member(node_id, age) for node_id, age in (observers or {}).items()},
+        100,
+        tuple(member(node_id, age) for node_id, age in ages.items()),
+        tuple(member(node_id, age) for node_id, age in (observers or {}).items()),
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 from kintsugi.recovery.guard_facts import current_voters, replica_counts, smallest_replication
 from kintsugi.recovery.guard_model import ReplicaCounts
-from kintsugi.wire.kafka import Quorum, Replicas, Voter
+from kintsugi.wire.kafka import Quorum, Replicas, ReplicaState
 
 
 def replicas(assigned: set[int], in_sync: set[int], eligible: set[int] | None = None) -> Replicas:
@@ -30,18 +32,16 @@ def test_nobody_to_ask_is_unknown_and_no_partition_is_not() -> None:
 
 def test_a_voter_is_current_when_it_fetched_and_caught_up_of_late() -> None:
     now = 1_000_000
-    quorum = Quorum(
-        1,
-        {
-            1: Voter(1, 100, now, now),
-            2: Voter(2, 100, now - 400, now - 400),
-            3: Voter(3, 40, now - 400, now - 9_000),  # fetches, but is far behind
-            4: Voter(4, 90, now - 9_000, now - 9_000),
-            5: Voter(5, 0, -1, -1),
-        },
+    disk = uuid4()
+    voters = (
+        ReplicaState(1, disk, 100, now, now),
+        ReplicaState(2, disk, 100, now - 400, now - 400),
+        ReplicaState(3, disk, 40, now - 400, now - 9_000),  # fetches, but is far behind
+        ReplicaState(4, disk, 90, now - 9_000, now - 9_000),
+        ReplicaState(5, disk, 0, -1, -1),
     )
-    assert current_voters(quorum) == {1, 2}
-    assert current_voters(Quorum(7, quorum.voters)) == set()
+    assert current_voters(Quorum(1, 100, voters)) == {1, 2}
+    assert current_voters(Quorum(7, 100, voters)) == set()
 
 
 def test_smallest_replication_of_our_keyspaces() -> None:

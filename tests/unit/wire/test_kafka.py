@@ -6,6 +6,7 @@ import asyncio
 import struct
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
+from uuid import UUID
 
 import pytest
 from kafka.protocol.admin import DescribeTopicPartitionsResponse
@@ -15,7 +16,7 @@ from kintsugi.wire.exchange import Connection, ProtocolMismatch, ask_endpoint
 from kintsugi.wire.kafka import (
     Quorum,
     Replicas,
-    Voter,
+    ReplicaState,
     count_apis,
     describe_quorum,
     read_broker_ids,
@@ -54,22 +55,24 @@ def ask(
 
 
 def quorum_answer(code: int = 0) -> bytes:
-    """DescribeQuorum v1 by hand: leader 2, voters 1 and 2, observer 3."""
+    """DescribeQuorum v2 by hand: leader 2, voters 1 and 2, observer 3."""
 
     def replica(node_id: int) -> bytes:
-        return struct.pack(">iqqq", node_id, 700 + node_id, 1000 + node_id, 900) + b"\0"
+        times = struct.pack(">qqq", 700 + node_id, 1000 + node_id, 900)
+        return struct.pack(">i", node_id) + UUID(int=node_id).bytes + times + b"\0"
 
-    partition = struct.pack(">ihiiq", 0, code, 2, 7, 733)
+    partition = struct.pack(">ih", 0, code) + b"\0" + struct.pack(">iiq", 2, 7, 733)
     partition += b"\3" + replica(1) + replica(2) + b"\2" + replica(3) + b"\0"
     return (
         b"\0"
         + struct.pack(">h", 0)
+        + b"\0"
         + b"\2"
         + bytes([19])
         + b"__cluster_metadata"
         + b"\2"
         + partition
-        + b"\0\0"
+        + b"\0\1\0"
     )
 
 
@@ -103,11 +106,14 @@ def test_the_live_brokers_are_read_from_the_metadata() -> None:
     assert requests[0][:4] == struct.pack(">hh", 3, 1)
 
 
-def test_the_quorum_has_its_voters_and_observers_by_node() -> None:
+def test_the_quorum_has_its_voters_and_observers() -> None:
     quorum, requests = ask(describe_quorum, quorum_answer())
-    voters = {1: Voter(1, 701, 1001, 900), 2: Voter(2, 702, 1002, 900)}
-    assert quorum == Quorum(2, voters, {3: Voter(3, 703, 1003, 900)})
-    assert requests[0][:4] == struct.pack(">hh", 55, 1)
+    first, leader, observer = (
+        ReplicaState(number, UUID(int=number), 700 + number, 1000 + number, 900) for number in (1, 2, 3)
+    )
+    assert quorum == Quorum(2, 733, (first, leader), (observer,))
+    assert quorum.leader == leader
+    assert requests[0][:4] == struct.pack(">hh", 55, 2)
 
 
 def test_partitions_are_read_page_by_page() -> None:
@@ -129,7 +135,7 @@ def test_an_error_code_is_a_mismatch(question: Any) -> None:
 def test_lists_that_are_null_are_empty() -> None:
     """Kafka's protocol has null lists. A broker that sends them must not break the step that asks."""
     with pytest.raises(ProtocolMismatch, match="0 partitions"):
-        ask(describe_quorum, b"\0" + struct.pack(">h", 0) + b"\0" + b"\0")
+        ask(describe_quorum, b"\0" + struct.pack(">h", 0) + b"\0" + b"\0" + b"\1\0")
     partitions, _ = ask(read_partitions, b"\0" + struct.pack(">i", 0) + b"\0" + b"\xff" + b"\0")
     assert partitions == {}
 

@@ -12,12 +12,12 @@ from uuid import UUID
 
 import pytest
 
+from kintsugi.wire.kafka import ReplicaState
 from kintsugi.wire.kafka_quorum import (
     DUPLICATE_VOTER,
     NOT_LEADER,
     VOTER_NOT_FOUND,
     QuorumError,
-    Replica,
     add_voter,
     describe_quorum,
     find_leader,
@@ -26,6 +26,7 @@ from kintsugi.wire.kafka_quorum import (
 
 DIRECTORY = UUID("98b13d9e-a103-737f-851c-55e08a146835")
 CLUSTER = "4-SdueuS946nqg_t0XddtA"
+SECOND = ReplicaState(2, DIRECTORY, 0, 0, 0)
 
 
 @contextmanager
@@ -73,8 +74,11 @@ def test_voters_and_observers_are_read_with_their_directories() -> None:
     with controller(answer) as (address, asked):
         seen = describe_quorum(address)
     assert (seen.leader_id, seen.high_watermark) == (2, 733)
-    assert seen.voters == (Replica(1, DIRECTORY, 733, 1001), Replica(2, DIRECTORY, 730, 1002))
-    assert seen.observers == (Replica(3, DIRECTORY, 12, 1003),)
+    assert seen.voters == (
+        ReplicaState(1, DIRECTORY, 733, 1001, 900),
+        ReplicaState(2, DIRECTORY, 730, 1002, 900),
+    )
+    assert seen.observers == (ReplicaState(3, DIRECTORY, 12, 1003, 900),)
     assert asked[0].startswith(struct.pack(">hh", 55, 2))
 
 
@@ -93,7 +97,7 @@ def test_without_a_leader_the_error_names_every_controller() -> None:
 
 def test_a_voter_is_removed_by_node_and_directory() -> None:
     with controller(changed(0)) as (address, asked):
-        remove_voter(address, CLUSTER, Replica(2, DIRECTORY, 0, 0))
+        remove_voter(address, CLUSTER, SECOND)
     assert asked[0].startswith(struct.pack(">hh", 81, 0))
     assert asked[0].endswith(
         bytes([len(CLUSTER) + 1]) + CLUSTER.encode() + struct.pack(">i", 2) + DIRECTORY.bytes + b"\0"
@@ -102,7 +106,7 @@ def test_a_voter_is_removed_by_node_and_directory() -> None:
 
 def test_a_voter_is_added_with_its_controller_listener() -> None:
     with controller(changed(0)) as (address, asked):
-        add_voter(address, CLUSTER, Replica(2, DIRECTORY, 0, 0), "127.20.1.2:9093")
+        add_voter(address, CLUSTER, SECOND, "127.20.1.2:9093")
     listener = (
         b"\2" + bytes([11]) + b"CONTROLLER" + bytes([11]) + b"127.20.1.2" + struct.pack(">H", 9093) + b"\0\0"
     )
@@ -111,8 +115,8 @@ def test_a_voter_is_added_with_its_controller_listener() -> None:
 
 def test_what_is_done_already_is_no_error() -> None:
     with controller(changed(VOTER_NOT_FOUND), changed(DUPLICATE_VOTER)) as (address, _):
-        remove_voter(address, CLUSTER, Replica(2, DIRECTORY, 0, 0))
-        add_voter(address, CLUSTER, Replica(2, DIRECTORY, 0, 0), "127.20.1.2:9093")
+        remove_voter(address, CLUSTER, SECOND)
+        add_voter(address, CLUSTER, SECOND, "127.20.1.2:9093")
 
 
 def test_a_refusal_gives_the_leaders_reason() -> None:
@@ -120,7 +124,7 @@ def test_a_refusal_gives_the_leaders_reason() -> None:
         controller(changed(7, bytes([9]) + b"too slow")) as (address, _),
         pytest.raises(QuorumError) as caught,
     ):
-        add_voter(address, CLUSTER, Replica(2, DIRECTORY, 0, 0), "127.20.1.2:9093")
+        add_voter(address, CLUSTER, SECOND, "127.20.1.2:9093")
     assert "too slow" in str(caught.value)
     assert caught.value.code == 7
 
