@@ -38,10 +38,11 @@ with DAG(
     def set_chaos_flag(**context: object) -> str:
         """Set or clear the flag; returns what was done."""
         from kintsugi.chaos.command import resume_chaos, stop_chaos
+        from kintsugi.core.users import actor_of_run
         from kintsugi.operations.context import Context
 
         params = context["params"]
-        user = getattr(context["dag_run"], "triggering_user_name", None) or "somebody"
+        user = actor_of_run(context["dag_run"])
         if params["action"] == "resume":  # type: ignore[index]
             return resume_chaos(Context.from_environment(), user=user)
         return stop_chaos(Context.from_environment(), user=user, reason=params["reason"])  # type: ignore[index]

@@ -43,17 +43,18 @@ with DAG(
     @task(task_id="flag")
     def set_maintenance_flag(**context: object) -> str:
         """Set or clear the flag; returns what was done."""
+        from kintsugi.core.users import actor_of_run
         from kintsugi.operations.context import Context
         from kintsugi.recovery.maintenance import set_healing
 
-        params, user = context["params"], getattr(context["dag_run"], "triggering_user_name", None)
+        params = context["params"]
         return set_healing(
             Context.from_environment().store,
             scope=params["scope"],  # type: ignore[index]
             healing=params["healing"],  # type: ignore[index]
             minutes=params["minutes"],  # type: ignore[index]
             reason=params["reason"],  # type: ignore[index]
-            user=user or "somebody",
+            user=actor_of_run(context["dag_run"]),
         )
 
     set_maintenance_flag()

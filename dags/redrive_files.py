@@ -38,11 +38,12 @@ with DAG(
     def mark_files() -> list[str]:
         """Mark the chosen files to be ingested again; returns their keys."""
         from kintsugi.core.settings import load_settings
+        from kintsugi.core.users import actor_of_run
         from kintsugi.pipeline.ingest.redrive import redrive_files
 
         context = get_current_context()
         keys = [key.strip() for key in context["params"]["keys"] or []]
-        user = getattr(context["dag_run"], "triggering_user_name", None) or "somebody"
+        user = actor_of_run(context["dag_run"])
         return redrive_files(load_settings(), [key for key in keys if key], user=user)
 
     mark_files()

@@ -102,6 +102,11 @@ def current_actor(environment: Mapping[str, str] = os.environ) -> str:
     return CONTROL_PLANE if MARKER in environment else f"{operating_user(environment)}{_COMMAND_LINE}"
 
 
+def actor_of_run(run: object) -> str:
+    """Return the user who started a run of Airflow by hand; ``somebody`` where Airflow names none."""
+    return getattr(run, "triggering_user_name", None) or "somebody"
+
+
 def is_reserved_name(name: str) -> bool:
     """Whether ``name`` is an actor's that is no user: the control plane, or a person on the command line."""
     return name == CONTROL_PLANE or name.endswith(_COMMAND_LINE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,7 @@ from kintsugi.core.errors import PreflightError
 from kintsugi.core.processes import MARKER
 from kintsugi.core.users import (
     UserRole,
+    actor_of_run,
     current_actor,
     first_admin,
     format_users,
@@ -98,3 +100,15 @@ def test_the_first_admin_is_the_person_who_starts_it(
 ) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 0)
     assert first_admin({"SUDO_USER": caller}) == name
+
+
+@pytest.mark.parametrize(
+    ("run", "actor"),
+    [
+        (SimpleNamespace(triggering_user_name="ana"), "ana"),
+        (SimpleNamespace(triggering_user_name=None), "somebody"),
+        (SimpleNamespace(), "somebody"),
+    ],
+)
+def test_a_run_names_who_started_it(run: SimpleNamespace, actor: str) -> None:
+    assert actor_of_run(run) == actor
