@@ -79,7 +79,7 @@ def test_the_code_of_the_release_is_written_as_it_is(
 ) -> None:
     put_down(settings, release, "spark-master-1")
     code = settings.node_root("spark-master-1") / "lib"
-    written = {path.relative_to(code).as_posix() for path in code.rglob("*.py")}
+    written = {path.relative_to(code).as_posix() for path in code.rglob("*") if path.is_file()}
     belongs = {path for path in release.manifest if path.startswith(("plugins/", "spark_apps/"))}
     assert written == {path.removeprefix("plugins/") for path in belongs}
     for path in belongs:

@@ -19,32 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kintsugi.core.errors import FleetError
+from kintsugi.pipeline.stream.submission import list_driver_files
 
 FLEET_FILE = "fleet.yaml"
-NODE_CODE = (
-    "plugins/kintsugi/__init__.py",
-    "plugins/kintsugi/core/__init__.py",
-    "plugins/kintsugi/core/certificates.py",
-    "plugins/kintsugi/core/client_tls.py",
-    "plugins/kintsugi/core/connections.py",
-    "plugins/kintsugi/core/data_source.py",
-    "plugins/kintsugi/core/errors.py",
-    "plugins/kintsugi/core/file_names.py",
-    "plugins/kintsugi/core/files.py",
-    "plugins/kintsugi/core/fleet.py",
-    "plugins/kintsugi/core/rejections.py",
-    "plugins/kintsugi/core/s3_keys.py",
-    "plugins/kintsugi/core/settings.py",
-    "plugins/kintsugi/core/user_bucket.py",
-    "plugins/kintsugi/core/user_connections.py",
-    "plugins/kintsugi/db/__init__.py",
-    "plugins/kintsugi/db/ledger_entry.py",
-    "plugins/kintsugi/pipeline/*.py",
-    "plugins/kintsugi/pipeline/ingest/*.py",
-    "plugins/kintsugi/pipeline/stream/*.py",
-)
-"""What the streaming driver and the executors import; `pipeline.stream.submission.write_package` ships the same."""
-
 MEMBERS = (
     "artifacts/*/jars.sha256",
     "artifacts/*/pom.xml",
@@ -54,7 +31,7 @@ MEMBERS = (
     "ansible/roles/**/*",
     "ansible/collections/**/*",
     "spark_apps/*.py",
-    *NODE_CODE,
+    *(f"plugins/kintsugi/{pattern}" for pattern in list_driver_files()),
 )
 _NEVER = ("__pycache__",)
 

@@ -77,37 +77,23 @@ BATCH_CONFIGURATION = {
     "spark.executor.extraJavaOptions": f"{JVM_FLAGS} {QUICK_COMPILER}",
 }
 
-PACKAGED = (
-    "__init__.py",
-    "core/__init__.py",
-    "core/certificates.py",
-    "core/client_tls.py",
-    "core/connections.py",
-    "core/data_source.py",
-    "core/errors.py",
-    "core/file_names.py",
-    "core/files.py",
-    "core/fleet.py",
-    "core/rejections.py",
-    "core/s3_keys.py",
-    "core/settings.py",
-    "core/user_bucket.py",
-    "core/user_connections.py",
-    "db/__init__.py",
-    "db/ledger_entry.py",
-)
-"""The modules outside the pipeline that modules of the pipeline import."""
+
+def list_driver_files() -> list[str]:
+    """Return what the streaming driver and the executors need of this package, as patterns relative to it.
+
+    It is the one list of them: a release contains these files, and the role `spark` copies them to the driver's node.
+    A new module of the pipeline is covered; what it imports from outside the pipeline must be added.
+    """
+    return Path(__file__).with_name("driver_files.txt").read_text().split()
 
 
 def write_package(target: Path) -> Path:
-    """Write the modules that executors need to the zip file ``target``, for ``--py-files``; returns its path.
+    """Write the files of `list_driver_files` to the zip file ``target``, for ``--py-files``; returns its path.
 
     The same sources make the same bytes, so that a release has a stable digest.
     """
     source = Path(__file__).resolve().parents[2]
-    files = [source / file for file in PACKAGED]
-    for folder in ("pipeline", "pipeline/ingest", "pipeline/stream"):
-        files += sorted((source / folder).glob("*.py"))
+    files = [file for pattern in list_driver_files() for file in sorted(source.glob(pattern))]
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     with zipfile.ZipFile(temporary, "w") as archive:

@@ -113,6 +113,12 @@ def test_an_application_needs_nothing_of_ours_but_the_package_and_no_control_pla
     assert done.stdout.strip() == f"{package}/kintsugi/__init__.py", done.stderr[-2000:]
 
 
+def test_every_pattern_of_the_drivers_files_matches_a_file() -> None:
+    package = REPOSITORY / "plugins" / "kintsugi"
+    patterns = submission.list_driver_files()
+    assert [pattern for pattern in patterns if not list(package.glob(pattern))] == []
+
+
 def test_the_package_is_the_same_bytes_each_time_and_holds_what_executors_import(tmp_path: Path) -> None:
     one, two = (submission.write_package(tmp_path / name).read_bytes() for name in ("one.zip", "two.zip"))
     assert one == two
