@@ -53,6 +53,32 @@ _OF_ROLE = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """Whom a certificate names. ``addresses``: where it serves; a client has none."""
+
+    name: str
+    principal: Principal
+    addresses: tuple[str, ...] = ()
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}.pem"
+
+    @classmethod
+    def of_client(cls, principal: Principal) -> _Subject:
+        return cls(principal.value, principal)
+
+    @classmethod
+    def of_collector(cls, settings: Settings) -> _Subject:
+        address = settings.fleet.control_plane.address
+        return cls(Principal.COLLECTOR.value, Principal.COLLECTOR, (address,))
+
+    @classmethod
+    def of_node(cls, node: Node) -> _Subject:
+        return cls(f"{node.name}-{node.address}", principal_of(node), (node.address,))
+
+
 def identity_of(principal: Principal) -> str:
     """Return ``principal`` as a URI of SPIFFE. Cassandra's nodes know each other by it."""
     return f"spiffe://kintsugi/{principal}"
@@ -89,7 +115,7 @@ def trust_file(settings: Settings) -> Path:
 
 def client_certificate(settings: Settings, principal: Principal) -> Path:
     """Return the file with the key and certificate of ``principal``; made at first use."""
-    return _certificate(settings, principal.value, principal, ())
+    return _certificate(settings, _Subject.of_client(principal))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +157,13 @@ def renew_certificates(settings: Settings) -> int:
 
     A client reads its new one at its next connection. A server gets its own by its role.
     """
-    plane = settings.fleet.control_plane
-    files: dict[str, tuple[Principal, tuple[str, ...]]] = {
-        **{principal.value: (principal, ()) for principal in Principal},
-        Principal.COLLECTOR.value: (Principal.COLLECTOR, (plane.address,)),
-    } | {_node_file(node): (principal_of(node), (node.address,)) for node in settings.fleet}
-    renewed = {name: one for name, one in files.items() if (settings.tls / f"{name}.pem").exists()}
-    for name, (principal, addresses) in renewed.items():
-        write_private(settings.tls / f"{name}.pem", _signed(settings, principal, addresses))
+    clients = [
+        _Subject.of_client(principal) for principal in Principal if principal is not Principal.COLLECTOR
+    ]
+    servers = [_Subject.of_collector(settings), *map(_Subject.of_node, settings.fleet)]
+    renewed = [subject for subject in (*clients, *servers) if (settings.tls / subject.file).exists()]
+    for subject in renewed:
+        write_private(settings.tls / subject.file, _signed(settings, subject))
     return len(renewed)
 
 
@@ -147,7 +172,7 @@ def node_certificate(settings: Settings, node: Node) -> Path:
 
     A node whose address changes gets another certificate.
     """
-    return _certificate(settings, _node_file(node), principal_of(node), (node.address,))
+    return _certificate(settings, _Subject.of_node(node))
 
 
 def collector_certificate(settings: Settings) -> Path:
@@ -156,18 +181,12 @@ def collector_certificate(settings: Settings) -> Path:
     The certificate of the authority is beside it.
     """
     trust_file(settings)
-    return _certificate(
-        settings, Principal.COLLECTOR.value, Principal.COLLECTOR, (settings.fleet.control_plane.address,)
-    )
+    return _certificate(settings, _Subject.of_collector(settings))
 
 
 def principal_of(node: Node) -> Principal:
     """Return whom the certificate of ``node`` speaks for."""
     return _OF_ROLE[node.role]
-
-
-def _node_file(node: Node) -> str:
-    return f"{node.name}-{node.address}"
 
 
 def node_files(settings: Settings, node: Node) -> dict[str, str]:
@@ -187,26 +206,25 @@ def node_files(settings: Settings, node: Node) -> dict[str, str]:
     return {name: path.read_text() for name, path in paths.items()}
 
 
-def _certificate(settings: Settings, name: str, principal: Principal, addresses: tuple[str, ...]) -> Path:
-    path = settings.tls / f"{name}.pem"
-    return (
-        path if path.exists() else _write_once(settings, path.name, _signed(settings, principal, addresses))
-    )
+def _certificate(settings: Settings, subject: _Subject) -> Path:
+    path = settings.tls / subject.file
+    return path if path.exists() else _write_once(settings, path.name, _signed(settings, subject))
 
 
-def _signed(settings: Settings, principal: Principal, addresses: tuple[str, ...]) -> str:
+def _signed(settings: Settings, subject: _Subject) -> str:
     """A new key and certificate. A server's can be used as a client too, because servers connect to each other."""
     from cryptography import x509
     from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
 
-    names: list[GeneralName] = [x509.UniformResourceIdentifier(identity_of(principal))]
-    names += [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
+    names: list[GeneralName] = [x509.UniformResourceIdentifier(identity_of(subject.principal))]
+    names += [x509.IPAddress(ipaddress.ip_address(address)) for address in subject.addresses]
+    usages = [Usage.CLIENT_AUTH, *([Usage.SERVER_AUTH] if subject.addresses else [])]
     extensions: list[tuple[ExtensionType, bool]] = [
         (x509.BasicConstraints(ca=False, path_length=None), True),
         (x509.SubjectAlternativeName(names), False),
-        (x509.ExtendedKeyUsage([Usage.CLIENT_AUTH, *([Usage.SERVER_AUTH] if addresses else [])]), False),
+        (x509.ExtendedKeyUsage(usages), False),
     ]
-    return _sign(principal.value, extensions, _authority_file(settings).read_bytes())
+    return _sign(subject.principal.value, extensions, _authority_file(settings).read_bytes())
 
 
 def _authority_file(settings: Settings) -> Path:

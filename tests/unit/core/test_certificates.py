@@ -46,6 +46,25 @@ def test_a_clients_certificate_can_serve_nobody(settings: Settings) -> None:
     assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
 
 
+def test_a_renewed_certificate_has_a_new_key_and_names_the_same(settings: Settings) -> None:
+    node = settings.fleet.of(Role.KAFKA)[0]
+    paths = [
+        certificates.node_certificate(settings, node),
+        certificates.collector_certificate(settings),
+        certificates.client_certificate(settings, Principal.PROBE),
+    ]
+    before = [load(path) for path in paths]
+    assert certificates.renew_certificates(settings) == len(paths)
+    for path, old in zip(paths, before, strict=True):
+        new = load(path)
+        assert new.public_key() != old.public_key()
+        assert new.subject == old.subject
+        for kind in (x509.SubjectAlternativeName, x509.ExtendedKeyUsage):
+            assert new.extensions.get_extension_for_class(kind) == old.extensions.get_extension_for_class(
+                kind
+            )
+
+
 def test_every_file_is_private_and_the_authoritys_key_is_in_one_only(settings: Settings) -> None:
     for node in settings.fleet:
         certificates.node_files(settings, node)
