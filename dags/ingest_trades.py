@@ -77,15 +77,15 @@ with DAG(
         settings = load_settings()
         bootstrap = settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
         ledger = IngestLedger(store_dsn(settings))
-        accounts = ingest_pending(
+        reports = ingest_pending(
             s3_client(settings, S3Purpose.INGEST), ledger, bootstrap,
             sources=reachable_sources(settings, S3Purpose.INGEST), idle=IDLE_S, at_most=ROUND_S,
             control=flow_control(settings, "ingest"),
         )  # fmt: skip
-        return [account.to_dict() for account in accounts]
+        return [report.to_dict() for report in reports]
 
     @task(outlets=[TRADES], execution_timeout=timedelta(minutes=10))
-    def check_manifests(accounts: list[dict[str, Any]]) -> Any:
+    def check_manifests(reports: list[dict[str, Any]]) -> Any:
         """Compare each result with its manifest; raises KintsugiError that names the file."""
         from kintsugi.core.connections import s3_client
         from kintsugi.core.s3_keys import S3Purpose
@@ -93,8 +93,8 @@ with DAG(
         from kintsugi.pipeline.ingest.file_manifest import check_manifest, sum_reports
 
         s3 = s3_client(load_settings(), S3Purpose.INGEST)
-        for account in accounts:
-            check_manifest(s3, account)
-        yield Metadata(TRADES, sum_reports(accounts))
+        for report in reports:
+            check_manifest(s3, report)
+        yield Metadata(TRADES, sum_reports(reports))
 
     new_file >> check_manifests(ingest_files())

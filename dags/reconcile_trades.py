@@ -47,7 +47,7 @@ with DAG(
         from kintsugi.core.settings import load_settings
         from kintsugi.pipeline.reconcile.installation import reconcile_ingested
 
-        account = reconcile_ingested(load_settings(), deadline_s=STREAM_DEADLINE_S)
-        return account.to_json() if account else None
+        report = reconcile_ingested(load_settings(), deadline_s=STREAM_DEADLINE_S)
+        return report.to_json() if report else None
 
     reconcile_new_files()

@@ -86,7 +86,7 @@ with DAG(
         )
         control = flow_control(settings, name)
         if form["loss"]:
-            accounts = replay_loss(
+            reports = replay_loss(
                 s3,
                 ledger,
                 SentOffsets(dsn),
@@ -98,13 +98,13 @@ with DAG(
                 sources=data_sources(settings, S3Purpose.INGEST),
             )
         else:
-            accounts = replay_from_form(
+            reports = replay_from_form(
                 s3, ledger, brokers, form, name, data_sources(settings, S3Purpose.INGEST), control
             )
-        return [account.to_dict() for account in accounts]
+        return [report.to_dict() for report in reports]
 
     @task(execution_timeout=timedelta(minutes=10))
-    def check_manifests(accounts: list[dict[str, Any]]) -> dict[str, Any]:
+    def check_manifests(reports: list[dict[str, Any]]) -> dict[str, Any]:
         """Compare each result with its manifest; returns the sums. Raises KintsugiError that names the file."""
         from kintsugi.core.connections import s3_client
         from kintsugi.core.s3_keys import S3Purpose
@@ -112,8 +112,8 @@ with DAG(
         from kintsugi.pipeline.ingest.file_manifest import check_manifest, sum_reports
 
         s3 = s3_client(load_settings(), S3Purpose.INGEST)
-        for account in accounts:
-            check_manifest(s3, account)
-        return sum_reports(accounts)
+        for report in reports:
+            check_manifest(s3, report)
+        return sum_reports(reports)
 
     check_manifests(send_trades())

@@ -166,9 +166,9 @@ def reconcile(options: argparse.Namespace, settings: Settings) -> int:
     from kintsugi.pipeline.reconcile.installation import reconcile_installation as compare  # start-up
     from kintsugi.pipeline.reconcile.summary import summarize_report  # start-up
 
-    account = compare(settings, until=options.wait, repair=options.repair)
-    print(json.dumps(summarize_report(account), indent=2))
-    return 0 if account.complete else 1
+    report = compare(settings, until=options.wait, repair=options.repair)
+    print(json.dumps(summarize_report(report), indent=2))
+    return 0 if report.complete else 1
 
 
 def redrive(options: argparse.Namespace, settings: Settings) -> int:

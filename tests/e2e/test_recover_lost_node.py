@@ -65,7 +65,7 @@ def test_no_trade_is_lost_or_doubled(report: dict[str, Any]) -> None:
 
 
 def test_a_row_that_is_deleted_by_hand_is_named(kintsugi: Command, report: dict[str, Any]) -> None:
-    """The account must be able to fail: one row less in Cassandra, and it says which."""
+    """The reconciliation must be able to fail: one row less in Cassandra, and it says which."""
     from kintsugi.core.fleet import Role
     from kintsugi.pipeline.cassandra_session import session_scope
 
@@ -79,9 +79,9 @@ def test_a_row_that_is_deleted_by_hand_is_named(kintsugi: Command, report: dict[
         )
     told = kintsugi("reconcile", seconds=120)
     assert told.returncode == 1
-    account = json.loads(told.stdout)
-    assert account["lost"] == 1
-    assert account["named"]["lost"] == [bytes(row.trade_id).hex()]
+    report = json.loads(told.stdout)
+    assert report["lost"] == 1
+    assert report["named"]["lost"] == [bytes(row.trade_id).hex()]
 
 
 def test_status_is_told_to_programs(kintsugi: Command, report: dict[str, Any]) -> None:

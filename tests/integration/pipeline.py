@@ -40,7 +40,7 @@ class Pipeline:
     def put(self, key: str, body: bytes) -> None:
         self.s3.put_object(Bucket=BUCKET, Key=key, Body=body)
 
-    def account(self, until: float = 0.0, *, derived: bool = False) -> ReconciliationReport:
+    def reconcile(self, until: float = 0.0, *, derived: bool = False) -> ReconciliationReport:
         return reconcile_files(
             self.s3, self.session, self.ledger, until=until, bootstrap=self.bootstrap, derived=derived
         )

@@ -135,9 +135,9 @@ def storing(at: Flow, rows_a_second: int) -> Iterator[list[int]]:
 
 def test_what_kafka_deleted_unread_is_named_recorded_once_and_sent_again_from_its_file(running: Flow) -> None:
     key = running.put_day(seed=11, trades=3_000)
-    (account,) = running.ingest()
+    (report,) = running.ingest()
     before = set(topic_identities.read_identities(running.bootstrap))
-    assert len(before) == account.tally.produced
+    assert len(before) == report.tally.produced
     found = stream_lag.read_lag(running.bootstrap)
     assert found is not None
     partition = max(found.end, key=lambda number: found.end[number])
@@ -161,11 +161,11 @@ def test_what_kafka_deleted_unread_is_named_recorded_once_and_sent_again_from_it
     assert json.loads(body)["offset"] == 7
 
     assert set(topic_identities.read_identities(running.bootstrap)) < before
-    accounts = replay_loss(
+    reports = replay_loss(
         running.s3, running.ledger, running.sent, running.record, running.bootstrap, loss.id,
         name=dead_letter_collector.run_of(loss), control=running.control("loss"),
     )  # fmt: skip
-    assert [(item.key, item.state) for item in accounts] == [(key, FileState.DONE)]
+    assert [(item.key, item.state) for item in reports] == [(key, FileState.DONE)]
     assert set(topic_identities.read_identities(running.bootstrap)) == before
     (loss,) = running.record.losses()
     assert (loss.state, loss.files) == (LossState.REPLAYED, (key,))
@@ -204,8 +204,8 @@ def test_an_ingest_waits_while_nothing_is_stored_says_so_and_goes_on_with_the_st
         running.store_all()
         thread.join(timeout=60)
     assert running.record.waits() == []
-    ((account,),) = results
-    assert (account.state, account.tally.accepted) == (FileState.DONE, LAG_MESSAGES + 20_000)
+    ((report,),) = results
+    assert (report.state, report.tally.accepted) == (FileState.DONE, LAG_MESSAGES + 20_000)
 
 
 def test_the_limit_follows_the_retention_of_the_topic(running: Flow) -> None:

@@ -75,7 +75,7 @@ class Place:
         self.s3.put_object(Bucket=BUCKET, Key=key, Body=body)
 
     def ingest(self) -> dict[str, FileIngestReport]:
-        return {account.key: account for account in ingest_pending(self.s3, self.ledger, [])}
+        return {report.key: report for report in ingest_pending(self.s3, self.ledger, [])}
 
     def row(self, key: str) -> LedgerEntry:
         """The newest row of a key."""
@@ -143,8 +143,8 @@ def test_a_file_that_fails_for_its_own_reason_holds_up_no_other(
     place.put(f"{DAY}_2.csv", body(lines[:50]))
     place.put(f"{DAY}_3.csv", body(lines[50:80]))
     synthetic = synthetic_trade.send_synthetic_trade(place.s3)
-    accounts = place.ingest()
-    states = {key[-5:-4]: account.state for key, account in accounts.items() if key.startswith(DAY)}
+    reports = place.ingest()
+    states = {key[-5:-4]: report.state for key, report in reports.items() if key.startswith(DAY)}
     assert states == {"1": FileState.FAILED, "2": FileState.FAILED, "3": FileState.DONE}
     assert "OverflowError" in (place.row(f"{DAY}_2.csv").reason or "")
     assert place.row(f"{DAY}_3.csv").tally.accepted == 30
@@ -168,7 +168,7 @@ def test_a_synthetic_trade_waits_for_one_chunk_of_a_long_file_and_not_for_the_fi
             synthetic_trade.send_synthetic_trade(place.s3)
         synthetic.ingest_new()
 
-    account = ingest_object(
+    report = ingest_object(
         place.s3,
         item,
         ledger=place.ledger,
@@ -176,8 +176,8 @@ def test_a_synthetic_trade_waits_for_one_chunk_of_a_long_file_and_not_for_the_fi
         chunk_rows=20,
         after_chunk=between,
     )
-    assert account is not None
-    assert account.tally.produced == 100
+    assert report is not None
+    assert report.tally.produced == 100
     assert place.kafka.sent[40] == "ZZKNTSG", "right after the chunk in which it came"
     assert [one.state for one in synthetic.reports] == [FileState.DONE]
 
@@ -225,9 +225,9 @@ def test_a_file_that_vanished_is_taken_when_it_is_back(
     place.put(f"{DAY}.csv", body(lines[:20]))
     (item,) = list_own_trade_files(place.s3)
     place.s3.delete_object(Bucket=BUCKET, Key=item.key)
-    account = ingest_object(place.s3, item, ledger=place.ledger, kafka=place.kafka)
-    assert account is not None
-    assert account.state is FileState.VANISHED
+    report = ingest_object(place.s3, item, ledger=place.ledger, kafka=place.kafka)
+    assert report is not None
+    assert report.state is FileState.VANISHED
     place.put(f"{DAY}.csv", body(lines[:20]))
     assert place.ingest()[item.key].state is FileState.DONE
 
@@ -267,8 +267,8 @@ def test_a_person_has_files_taken_again(place: Place, lines: list[bytes]) -> Non
     assert place.waiting() == [f"{DAY}_1.csv"]
     place.ingest()
     assert place.ledger.redrive([f"{DAY}_2.csv"]) == [f"{DAY}_2.csv"]
-    account = place.ingest()[f"{DAY}_2.csv"]
-    assert (account.tally.accepted, account.tally.rejected) == (20, {"columns": 1})
+    report = place.ingest()[f"{DAY}_2.csv"]
+    assert (report.tally.accepted, report.tally.rejected) == (20, {"columns": 1})
     with pytest.raises(InputError, match="no file"):
         place.ledger.redrive(["trades/none.csv"])
 

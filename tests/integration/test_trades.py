@@ -152,8 +152,8 @@ def test_a_killed_ingest_goes_on_where_it_was(pipeline: Pipeline) -> None:
     child.wait()
     (entry,) = pipeline.ledger.entries(key)
     assert entry.state is FileState.RUNNING
-    (account,) = ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
-    assert (account.tally.read, account.tally.accepted, account.tally.duplicates) == (TRADES, TRADES, 0)
+    (report,) = ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
+    assert (report.tally.read, report.tally.accepted, report.tally.duplicates) == (TRADES, TRADES, 0)
     assert len(set(read_identities(pipeline.bootstrap))) == before + TRADES
 
 
@@ -163,9 +163,9 @@ def test_of_two_ingesters_of_one_file_one_works(pipeline: Pipeline) -> None:
         "trades/2024-10-10/UnderlyingOptionsTradesCalcs_2024-10-10.csv", made.trade_files[0].read_bytes()
     )
     (source,) = list_waiting_files(pipeline.s3, pipeline.ledger)
-    accounts: list[FileIngestReport | None] = []
+    reports: list[FileIngestReport | None] = []
     with open_producer(pipeline.bootstrap) as kafka:
-        work = lambda: accounts.append(  # noqa: E731
+        work = lambda: reports.append(  # noqa: E731
             ingest_object(pipeline.s3, source, ledger=pipeline.ledger, kafka=kafka)
         )
         threads = [threading.Thread(target=work) for _ in range(2)]
@@ -173,7 +173,7 @@ def test_of_two_ingesters_of_one_file_one_works(pipeline: Pipeline) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    done = [account for account in accounts if account is not None]
+    done = [report for report in reports if report is not None]
     assert len(done) == 1
     assert done[0].tally.produced == 500
 
@@ -280,9 +280,9 @@ def test_what_is_in_the_files_is_in_cassandra_once_and_a_driver_without_checkpoi
     process = driver.start()
     try:
         driver.wait_until(lambda: caught_up(pipeline), 180, "the stream has caught up")
-        account = pipeline.account(until=30)
-        assert account.complete, account
-        assert account.stored == account.accepted - account.duplicates == account.in_kafka
+        report = pipeline.reconcile(until=30)
+        assert report.complete, report
+        assert report.stored == report.accepted - report.duplicates == report.in_kafka
         truth = {item["trade_id"] for item in json.loads(day.truth_file.read_text())["unusual"]}
         unusual = pipeline.session.execute("SELECT * FROM unusual_trade WHERE trade_date = %s", (DAY,)).all()
         large = {row.trade_id.hex() for row in unusual if row.signal == "high_volume"}
@@ -304,7 +304,7 @@ def test_what_is_in_the_files_is_in_cassandra_once_and_a_driver_without_checkpoi
             lambda: synthetic_trade.has_arrived(pipeline.session, identity), 180, "the canary arrives"
         )
         assert "no checkpoint" in driver.log.read_text().rpartition("starting from {")[0]
-        assert pipeline.account(until=10).complete
+        assert pipeline.reconcile(until=10).complete
     finally:
         process.kill()
         process.wait()
@@ -327,7 +327,7 @@ def test_a_message_that_is_no_trade_and_one_that_kafka_deleted_stop_no_driver(
             letters.add(*letter)
         assert letters.reasons == {"json": 4, "trade_id": 1}
         assert "the query failed" not in driver.log.read_text()
-        assert pipeline.account(until=30).complete
+        assert pipeline.reconcile(until=30).complete
     finally:
         process.kill()
         process.wait()
@@ -386,7 +386,7 @@ def test_with_cassandra_empty_a_replay_of_everything_brings_back_every_table(
             pipeline.s3, pipeline.ledger, pipeline.bootstrap, files, name="restore", schedule=Schedule()
         )
         driver.wait_until(lambda: caught_up(pipeline), 180, "the stream has caught up")
-        assert pipeline.account(until=30).complete
+        assert pipeline.reconcile(until=30).complete
         # Windows and signals follow the trades within a batch or two.
         driver.wait_until(
             lambda: all(len(content(pipeline, table)) >= len(rows) for table, rows in before.items()),
@@ -400,21 +400,21 @@ def test_with_cassandra_empty_a_replay_of_everything_brings_back_every_table(
 
 
 def test_a_row_deleted_added_or_altered_by_hand_is_named(pipeline: Pipeline) -> None:
-    before = pipeline.account()
+    before = pipeline.reconcile()
     assert before.complete, "the test before this one must have filled the tables"
     row: Any = pipeline.session.execute("SELECT * FROM trade LIMIT 20").all()[-1]
     assert row.symbol != SYNTHETIC_SYMBOL
     key = (row.symbol, row.trade_date, row.slot, row.ts, row.trade_id)
     where = "symbol = %s AND trade_date = %s AND slot = %s AND ts = %s AND trade_id = %s"
     pipeline.session.execute(f"UPDATE trade SET price = %s WHERE {where}", (row.price + 1, *key))
-    assert pipeline.account().altered == [row.trade_id.hex()]
+    assert pipeline.reconcile().altered == [row.trade_id.hex()]
     pipeline.session.execute(f"DELETE FROM trade WHERE {where}", key)
-    found = pipeline.account()
+    found = pipeline.reconcile()
     assert (found.lost, found.lost_count, found.complete) == ([row.trade_id.hex()], 1, False)
     other = bytes(16)
     pipeline.session.execute(f"UPDATE trade SET price = 1 WHERE {where}", (*key[:4], other))
     pipeline.session.execute(f"UPDATE trade SET price = 1 WHERE {where}", (key[0], key[1], 95, key[3], other))
-    found = pipeline.account()
+    found = pipeline.reconcile()
     assert (found.extra, found.doubled) == ([other.hex()], 1)
 
 

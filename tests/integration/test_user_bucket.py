@@ -154,15 +154,13 @@ def test_files_come_in_from_a_bucket_that_may_only_be_read(
     from kintsugi.pipeline.ingest.file_manifest import check_manifest
     from kintsugi.pipeline.ingest.ingest_run import ingest_pending
 
-    accounts = {
-        account.key: account for account in ingest_pending(place.s3, place.ledger, [], sources=sources)
-    }
-    assert {key: account.tally.accepted for key, account in accounts.items()} == {
+    reports = {report.key: report for report in ingest_pending(place.s3, place.ledger, [], sources=sources)}
+    assert {key: report.tally.accepted for key, report in reports.items()} == {
         TRADES: 40, "trades/UnderlyingOptionsTradesCalcs_2024-10-07.csv": 10,
     }  # fmt: skip
     assert place.ledger.by_key({TRADES})[THEIRS, TRADES][0].state is FileState.DONE
-    check_manifest(place.s3, accounts[TRADES].to_dict())
-    assert [key for (_, key) in place.ledger.by_key()] == sorted(accounts), "nothing outside of the prefix"
+    check_manifest(place.s3, reports[TRADES].to_dict())
+    assert [key for (_, key) in place.ledger.by_key()] == sorted(reports), "nothing outside of the prefix"
     (uri,) = pending_uris(place.s3, sources)
     source, key = find_source(sources, uri)
     found = source.client.get_object(Bucket=source.bucket, Key=key)

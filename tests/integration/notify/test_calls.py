@@ -1,4 +1,4 @@
-"""What calls a person besides incidents: a stream that stands still, and an account that doesn't balance."""
+"""What calls a person besides incidents: a stream that stands still, and a reconciliation that finds a fault."""
 
 from __future__ import annotations
 
@@ -75,10 +75,12 @@ def test_a_stream_that_stores_nothing_calls_once_where_somebody_submitted_it(
     assert titles(tables) == ["The stream needs a person: nothing was stored for 15 minutes"]
 
 
-def test_an_account_that_does_not_balance_calls_once_a_run(tables: Tables) -> None:
+def test_a_reconciliation_with_faults_calls_once_a_run(tables: Tables) -> None:
     run = SimpleNamespace(run_id="asset_triggered__1")
     lost = {
-        "exception": ReconciliationError("the account of 1 files: lost 3; 0a1b; run `make reconcile`"),
+        "exception": ReconciliationError(
+            "the reconciliation of 1 files found faults: lost 3; run `make reconcile`"
+        ),
         "dag_run": run,
     }
     page_on_failure({"exception": KintsugiError("Cassandra doesn't answer"), "dag_run": run})

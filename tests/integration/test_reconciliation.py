@@ -1,7 +1,7 @@
-"""The account on real servers, the stream aside: what is lost, extra, altered, on its way, withdrawn, replayed.
+"""The reconciliation on real servers, the stream aside: what is lost, extra, altered, on its way, withdrawn, replayed.
 
 Rows go from the topic into ``trade`` by a plain insert here; that the stream stores the same is shown by
-test_trades.py, where the account of its tables is complete.
+test_trades.py, where the reconciliation of its tables is complete.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DERIVED = {"premium": 0.0, "side": "unknown", "canceled": False, "expiry_bin": "
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
-    with running(tmp_path_factory.mktemp("account"), "127.31.91") as made:
+    with running(tmp_path_factory.mktemp("reconciliation"), "127.31.91") as made:
         yield made
 
 
@@ -66,10 +66,10 @@ def body(lines: list[bytes]) -> bytes:
 
 
 def ingest(pipeline: Pipeline) -> list[FileIngestReport]:
-    accounts = ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
-    for account in accounts:
-        check_manifest(pipeline.s3, account.to_dict())
-    return accounts
+    reports = ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
+    for report in reports:
+        check_manifest(pipeline.s3, report.to_dict())
+    return reports
 
 
 def skip(pipeline: Pipeline) -> None:
@@ -117,7 +117,7 @@ def test_a_row_deleted_added_or_altered_by_hand_is_named_and_nothing_else(
     pipeline.put(KEY, body(lines[:300]))
     ingest(pipeline)
     assert store(pipeline) == 300
-    good = pipeline.account(until=30)
+    good = pipeline.reconcile(until=30)
     assert good.complete, good
     assert (good.stored, good.lost_before_kafka, good.seconds < 20) == (300, 0, True)
     assert [entry.stored for entry in pipeline.ledger.entries()] == [300]
@@ -129,7 +129,7 @@ def test_a_row_deleted_added_or_altered_by_hand_is_named_and_nothing_else(
     other = bytes(range(16))
     pipeline.session.execute(f"UPDATE trade SET price = 1 WHERE {where}", (*keys[2][:4], other))
     pipeline.session.execute(f"UPDATE trade SET price = 1 WHERE {where}", ("NONE", *keys[2][1:]))
-    found = pipeline.account(until=30)
+    found = pipeline.reconcile(until=30)
     assert found.seconds < 20, "what the stream has passed isn't waited for"
     assert (found.lost, found.altered, found.extra) == (
         [rows[0].trade_id.hex()],
@@ -153,10 +153,10 @@ def test_a_file_that_failed_raises_nothing_but_leaves_the_account_incomplete(
     monkeypatch.setattr("kintsugi.pipeline.ingest.file_ingest.CHUNK_ROWS", 10)
     pipeline.put(KEY, body(lines[:50]))
     pipeline.put(KEY.replace(".csv", "_2.csv"), body(lines[50:75]))
-    accounts = ingest(pipeline)
-    assert [account.state for account in accounts] == [FileState.DONE, FileState.FAILED]
+    reports = ingest(pipeline)
+    assert [report.state for report in reports] == [FileState.DONE, FileState.FAILED]
     assert store(pipeline) >= 50
-    found = pipeline.account(until=30)
+    found = pipeline.reconcile(until=30)
     assert (found.balanced, found.complete, found.unread_count) == (True, False, 1), found
     assert "OverflowError" in found.unread[0]
     assert len(found.unreadable) == 1
@@ -164,7 +164,7 @@ def test_a_file_that_failed_raises_nothing_but_leaves_the_account_incomplete(
     assert IntakeStore(pipeline.dsn).redrive() == [KEY.replace(".csv", "_2.csv")]
     ingest(pipeline)
     store(pipeline)
-    found = pipeline.account(until=30)
+    found = pipeline.reconcile(until=30)
     assert (found.complete, found.stored, found.unread) == (True, 75, []), found
 
 
@@ -177,11 +177,11 @@ def test_windows_that_nobody_wrote_are_wrong_once_the_stream_has_passed_their_tr
     assert ends is not None
     store(pipeline)
     commit(pipeline, {**ends.end, 0: ends.end[0] - 1})
-    moving = pipeline.account(derived=True)
+    moving = pipeline.reconcile(derived=True)
     assert moving.balanced, moving
     assert 0 < moving.derived_in_flight == moving.derived["flow_window"]
     commit(pipeline, ends.end)
-    found = pipeline.account(until=30, derived=True)
+    found = pipeline.reconcile(until=30, derived=True)
     assert (found.wrong_windows, found.derived_in_flight) == (moving.derived["flow_window"], 0)
     assert found.wrong_derived_named["flow_window"][0].endswith("Z")
     assert not found.balanced
@@ -195,12 +195,12 @@ def test_what_is_on_its_way_is_neither_lost_nor_extra(pipeline: Pipeline, lines:
     pipeline.put(KEY.replace(".csv", "_2.csv"), body(lines[100:200]))
     ingest(pipeline)  # and the stream hasn't stored them
     pipeline.put(KEY.replace(".csv", "_3.csv"), body(lines[200:250]))  # and nobody has ingested them
-    found = pipeline.account()
+    found = pipeline.reconcile()
     assert (found.balanced, found.complete, found.in_flight, found.stored) == (True, False, 150, 100), found
     assert [entry.stored for entry in pipeline.ledger.entries()] == [100, None]
     ingest(pipeline)
     store(pipeline)
-    assert pipeline.account().complete
+    assert pipeline.reconcile().complete
     assert [entry.stored for entry in pipeline.ledger.entries()] == [100, 100, 50]
     (part,) = [e for e in pipeline.ledger.entries() if e.key.endswith("_2.csv")]
     only = reconcile_files(
@@ -246,7 +246,7 @@ def test_what_the_ledger_says_is_ingested_but_the_topic_lacks_was_lost_before_it
     with pipeline.ledger.claim(source.key, source.etag, source.size) as claim:
         assert claim is not None
         claim.finish(Tally(41, 40, 40, {}, 0, 40), FileState.DONE)
-    found = pipeline.account()
+    found = pipeline.reconcile()
     assert (found.lost_count, found.lost_before_kafka) == (40, 40)
 
 
@@ -260,14 +260,14 @@ def test_a_corrected_file_adds_and_corrects_and_what_it_no_longer_holds_is_withd
     fields[14] = b"0.9999"  # a corrected volatility
     corrected = [*lines[20:100], b",".join(fields), *lines[100:130]]
     pipeline.put(KEY, body(corrected))
-    before = pipeline.account()
+    before = pipeline.reconcile()
     assert (before.balanced, before.in_flight, before.altered_count) == (True, 31, 0), before
-    (account,) = ingest(pipeline)
-    assert account.tally.produced == 111
-    before = pipeline.account()
+    (report,) = ingest(pipeline)
+    assert report.tally.produced == 111
+    before = pipeline.reconcile()
     assert (before.balanced, before.in_flight, before.altered_count) == (True, 31, 0), before
     store(pipeline)
-    found = pipeline.account()
+    found = pipeline.reconcile()
     assert (found.complete, found.withdrawn_count, found.extra_count, found.altered_count) == (
         True,
         19,
@@ -276,7 +276,7 @@ def test_a_corrected_file_adds_and_corrects_and_what_it_no_longer_holds_is_withd
     ), found
     assert found.stored == 130
     pipeline.s3.delete_object(Bucket=BUCKET, Key=KEY)
-    found = pipeline.account()
+    found = pipeline.reconcile()
     assert (found.complete, found.withdrawn_count) == (True, 130)
 
 
@@ -291,7 +291,7 @@ def test_two_files_may_tell_a_trade_differently_and_either_is_right(
     )
     ingest(pipeline)
     store(pipeline)
-    found = pipeline.account()
+    found = pipeline.reconcile()
     assert (found.complete, found.stored, found.duplicates) == (True, 9, 5), found
     assert [entry.stored for entry in pipeline.ledger.entries()] == [5, 9]
 
@@ -303,7 +303,7 @@ def test_trades_older_than_cassandra_keeps_them_are_expired_not_lost(
     ingest(pipeline)
     with psycopg.connect(pipeline.dsn) as connection:
         connection.execute("UPDATE ledger_file SET finished_at = now() - interval '40 days'")
-    found = pipeline.account()
+    found = pipeline.reconcile()
     assert (found.complete, found.expired, found.lost_count) == (True, 10, 0)
 
 
@@ -321,7 +321,7 @@ def test_a_replay_of_everything_restores_the_trades_and_goes_on_where_it_was(
     first = ingest(pipeline)
     store(pipeline)
     pipeline.session.execute("TRUNCATE trade", timeout=30)
-    empty = pipeline.account()
+    empty = pipeline.reconcile()
     assert (empty.lost_count, len(empty.lost), empty.lost_before_kafka) == (900, 100, 0)
 
     class Killed(BaseException):
@@ -355,8 +355,8 @@ def test_a_replay_of_everything_restores_the_trades_and_goes_on_where_it_was(
         pipeline.s3, pipeline.ledger, pipeline.bootstrap, [one, two], name="r", schedule=Schedule()
     )
     assert [a.tally for a in again] == [a.tally for a in first]
-    for account in again:
-        check_manifest(pipeline.s3, account.to_dict())
+    for report in again:
+        check_manifest(pipeline.s3, report.to_dict())
     assert store(pipeline) == 200 + 310
     replay_files(pipeline.s3, pipeline.ledger, pipeline.bootstrap, [one, two], name="r", schedule=Schedule())
     assert store(pipeline) == 0, "a finished replay sends nothing"
@@ -364,7 +364,7 @@ def test_a_replay_of_everything_restores_the_trades_and_goes_on_where_it_was(
         pipeline.s3, pipeline.ledger, pipeline.bootstrap, [one, two], name="s", schedule=Schedule(speed=10**6)
     )
     assert store(pipeline) == 600 + 310
-    found = pipeline.account()
+    found = pipeline.reconcile()
     assert (found.complete, found.stored, found.produced) == (True, 900, 910), found
     assert len(pipeline.ledger.entries()) == 2, "a replay is no second ingest"
     with pytest.raises(InputError, match="name"):
