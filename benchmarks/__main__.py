@@ -54,7 +54,7 @@ RENAMED = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit code 0: done; 1: failed, with the reason in a line on stderr; 2: wrong usage."""
     words = sys.argv[1:] if arguments is None else arguments
-    return run_command(_parser().parse_args(current_words("python -m benchmarks", words, RENAMED)))
+    return run_command(_build_parser().parse_args(current_words("python -m benchmarks", words, RENAMED)))
 
 
 def demo(options: argparse.Namespace, settings: Settings) -> int:
@@ -134,7 +134,9 @@ def crash_test(options: argparse.Namespace, settings: Settings) -> int:
     """Kill the recovery itself at every step; each incident must still be finished exactly once."""
     _needs_processes(settings)
     victims = [Victim(name) for name in options.victim or Victim]
-    killings = benchmarks.crash_test_plan.plan(steps=options.step or STEPS, victims=victims, all_=options.all)
+    killings = benchmarks.crash_test_plan.plan_killings(
+        steps=options.step or STEPS, victims=victims, all_=options.all
+    )
     return benchmarks.crash_test.run_crash_test(settings, killings=killings, report=options.report)
 
 
@@ -165,7 +167,7 @@ def _needs_processes(settings: Settings) -> None:
         )
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure the pipeline, or break it on purpose, on the running fleet.",

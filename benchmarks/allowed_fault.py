@@ -36,7 +36,7 @@ class AllowedFault:
     t0: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @contextmanager
-    def injected(self, *, longest_s: float = injection.LONGEST_S) -> Iterator[datetime]:
+    def inject_fault(self, *, longest_s: float = injection.LONGEST_S) -> Iterator[datetime]:
         """Inject the fault, and undo it when the block ends, or by the janitor after ``longest_s``; yields t0.
 
         Raises ChaosStopped before anything is done, and the errors of the injection.

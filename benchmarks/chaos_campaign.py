@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.fault_matrix import CELLS
-from benchmarks.fault_matrix_run import live_kills_in, unavailable
-from benchmarks.harness import load_report, machine, make_console, raised_repair_budget, write_report
-from benchmarks.kill_recorder import recording
+from benchmarks.fault_matrix import SCENARIOS
+from benchmarks.fault_matrix_run import find_unavailable_faults, format_live_kills
+from benchmarks.harness import describe_machine, load_report, make_console, raised_repair_budget, write_report
+from benchmarks.kill_recorder import run_recorder
 from benchmarks.scenario_report import NOT_BEGUN, Row, empty_row
 from benchmarks.scenario_run import run_scenarios
 from benchmarks.scenarios import Scenario
@@ -28,15 +28,15 @@ from kintsugi.core.fleet import Fleet, Role
 from kintsugi.core.settings import Settings
 from kintsugi.installation.unpause import unpause_dags
 from kintsugi.operations.context import Context
-from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.installation import reconcile_when_quiet
+from kintsugi.pipeline.reconcile.summary import format_summary, has_faults, summarize_report
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 INJECTIONS = 100
 PAIRED = 4  # one injection in so many has two faults
-ACCOUNT_DEADLINE_S = 900.0
+RECONCILE_DEADLINE_S = 900.0
 GIVEN_UP_AFTER = (
     3  # injections that could not begin, each until its deadline: a person must look at the fleet
 )
@@ -66,7 +66,9 @@ class Injection:
         return " + ".join(scenario.name for scenario in self.scenarios)
 
 
-def plan(scenarios: Sequence[Scenario], fleet: Fleet, seed: int, count: int = INJECTIONS) -> list[Injection]:
+def plan_injections(
+    scenarios: Sequence[Scenario], fleet: Fleet, seed: int, count: int = INJECTIONS
+) -> list[Injection]:
     """Return what is injected in which order; the same arguments give the same plan.
 
     ``count`` injections, of which a PAIRED-th has two scenarios. All ``scenarios`` come once before one comes twice, as
@@ -78,13 +80,13 @@ def plan(scenarios: Sequence[Scenario], fleet: Fleet, seed: int, count: int = IN
     again = [scenario for scenario in scenarios if can_be_paired(scenario)]
     while len(pool) < wanted and again:
         pool += chance.sample(again, min(len(again), wanted - len(pool)))
-    pairs, left = _pairs(pool, fleet, count // PAIRED)
+    pairs, left = _pair_scenarios(pool, fleet, count // PAIRED)
     slots: list[tuple[Scenario, ...]] = [*pairs, *((scenario,) for scenario in left)]
     chance.shuffle(slots)
     return [Injection(number, slot) for number, slot in enumerate(slots[:count], start=1)]
 
 
-def _pairs(
+def _pair_scenarios(
     pool: Sequence[Scenario], fleet: Fleet, count: int
 ) -> tuple[list[tuple[Scenario, ...]], list[Scenario]]:
     """Return up to ``count`` pairs of scenarios that go together, and the scenarios that are left."""
@@ -94,7 +96,7 @@ def _pairs(
             break
         if scenario not in left or not can_be_paired(scenario):
             continue
-        other = next((one for one in left if go_together(scenario, one, fleet)), None)
+        other = next((one for one in left if can_run_together(scenario, one, fleet)), None)
         if other is not None:
             pairs.append((scenario, other))
             left.remove(scenario)
@@ -107,14 +109,14 @@ def can_be_paired(scenario: Scenario) -> bool:
     return len(scenario.nodes) == 1 and scenario.fault not in ALONE and not (scenario.asks or scenario.again)
 
 
-def go_together(scenario: Scenario, other: Scenario, fleet: Fleet) -> bool:
+def can_run_together(scenario: Scenario, other: Scenario, fleet: Fleet) -> bool:
     """Whether two scenarios may run at once: they share no cluster, so each keeps its designed outcome."""
     if not (can_be_paired(scenario) and can_be_paired(other)):
         return False
-    return _clusters(scenario, fleet).isdisjoint(_clusters(other, fleet))
+    return _clusters_of(scenario, fleet).isdisjoint(_clusters_of(other, fleet))
 
 
-def _clusters(scenario: Scenario, fleet: Fleet) -> set[str]:
+def _clusters_of(scenario: Scenario, fleet: Fleet) -> set[str]:
     spark = (Role.SPARK_MASTER, Role.SPARK_WORKER)
     roles = {fleet.node(name).role for name in scenario.nodes}
     return {"spark" if role in spark else role.value for role in roles}
@@ -134,14 +136,14 @@ def run_campaign(
     console, path = make_console(), report or settings.repository / "build" / "chaos-campaign.json"
     context = Context.from_environment()
     unpause_dags(context)
-    left_out = unavailable(context)
-    scenarios = [scenario for scenario in CELLS if scenario.fault not in left_out]
-    document = begin(load_report(path), injections, seed)
-    planned = plan(scenarios, context.fleet, document["seed"], injections)
-    document |= {"machine": machine(), "planned": [one.name for one in planned], "not_run": left_out}
-    document["injections"] = done = kept(document["injections"], planned)
+    left_out = find_unavailable_faults(context)
+    scenarios = [scenario for scenario in SCENARIOS if scenario.fault not in left_out]
+    document = begin_report(load_report(path), injections, seed)
+    planned = plan_injections(scenarios, context.fleet, document["seed"], injections)
+    document |= {"machine": describe_machine(), "planned": [one.name for one in planned], "not_run": left_out}
+    document["injections"] = done = keep_rows(document["injections"], planned)
     console.print(f"seed {document['seed']}: {len(done)} of {len(planned)} injections are in {path}")
-    with recording(path.with_suffix(".deaths.jsonl"), settings) as recorder:
+    with run_recorder(path.with_suffix(".deaths.jsonl"), settings) as recorder:
         for injection in planned:
             if any(row["number"] == injection.number for row in done):
                 continue
@@ -161,23 +163,23 @@ def run_campaign(
                     for scenario in injection.scenarios
                 ]
             done.append(injection_row(injection, rows, at, time.monotonic() - began))
-            document["summary"] = summary(done, scenarios)
+            document["summary"] = summarize_injections(done, scenarios)
             write_report(path, document)
             print_row(console, done[-1])
             if all(row["not_begun"] for row in done[-GIVEN_UP_AFTER:]) and len(done) >= GIVEN_UP_AFTER:
                 raise StepFailed(
                     f"{GIVEN_UP_AFTER} injections in a row could not begin; see `make status`, then run this again"
                 )
-    document["account"] = counted = account.summarize_report(
-        reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S)
+    document["account"] = counted = summarize_report(
+        reconcile_when_quiet(settings, deadline_s=RECONCILE_DEADLINE_S)
     )
-    document |= {"finished": True, "summary": summary(done, scenarios)}
+    document |= {"finished": True, "summary": summarize_injections(done, scenarios)}
     write_report(path, document)
     print_campaign(console, document, path)
-    return 0 if passed(document["summary"]) and not account.has_faults(counted) else 1
+    return 0 if has_passed(document["summary"]) and not has_faults(counted) else 1
 
 
-def begin(before: Mapping[str, Any], injections: int, seed: int | None) -> dict[str, Any]:
+def begin_report(before: Mapping[str, Any], injections: int, seed: int | None) -> dict[str, Any]:
     """Return the report to write into: that of a killed campaign of the same size and seed, else a new one."""
     goes_on = (
         not before.get("finished", True)
@@ -197,7 +199,7 @@ def begin(before: Mapping[str, Any], injections: int, seed: int | None) -> dict[
     }
 
 
-def kept(rows: Sequence[Mapping[str, Any]], planned: Sequence[Injection]) -> list[dict[str, Any]]:
+def keep_rows(rows: Sequence[Mapping[str, Any]], planned: Sequence[Injection]) -> list[dict[str, Any]]:
     """Return the rows that stay: those of the current plan whose injection could begin."""
     names = {one.number: one.name for one in planned}
     return [dict(row) for row in rows if names.get(row["number"]) == row["name"] and not row["not_begun"]]
@@ -216,7 +218,7 @@ def injection_row(injection: Injection, rows: Sequence[Row], at: datetime, secon
     }
 
 
-def summary(done: Sequence[Mapping[str, Any]], scenarios: Sequence[Scenario]) -> dict[str, Any]:
+def summarize_injections(done: Sequence[Mapping[str, Any]], scenarios: Sequence[Scenario]) -> dict[str, Any]:
     """Return the figures of the campaign so far. ``scenarios``: all that can be injected here.
 
     ``live_nodes_killed`` counts a death once, also when both scenarios of an injection name it; None when some
@@ -246,7 +248,7 @@ def summary(done: Sequence[Mapping[str, Any]], scenarios: Sequence[Scenario]) ->
     }
 
 
-def passed(figures: Mapping[str, Any]) -> bool:
+def has_passed(figures: Mapping[str, Any]) -> bool:
     """Whether every bar of the summary is met."""
     zero = ("unrecovered", "incidents_left_open", "lost", "doubled", "not_begun")
     killed = figures["live_nodes_killed"]
@@ -257,7 +259,7 @@ def print_row(console: Console, row: Mapping[str, Any]) -> None:
     """Print one line when an injection has ended."""
     for scenario in row["cells"]:
         colour = "green" if scenario["as_designed"] else "red"
-        killed = live_kills_in(scenario) or "not measured"
+        killed = format_live_kills(scenario) or "not measured"
         console.print(
             f"  [{colour}]{row['number']} {scenario['fault']}: {scenario['outcome']}[/]; live nodes killed {killed}, "
             f"lost {scenario['lost']}, doubled {scenario['doubled']}, {row['seconds']} s"
@@ -278,4 +280,4 @@ def print_campaign(console: Console, document: Mapping[str, Any], path: Path) ->
         "incidents_left_open",
     )
     console.print(", ".join(f"{name.replace('_', ' ')} {figures[name]}" for name in names))
-    console.print(f"All trades: {account.format_summary(document['account'])}; see {path}")
+    console.print(f"All trades: {format_summary(document['account'])}; see {path}")

@@ -48,7 +48,7 @@ class Killing:
         return f"{self.victim.value} at {self.step} ({self.node})"
 
 
-def plan(
+def plan_killings(
     *, steps: Collection[str] = STEPS, victims: Collection[Victim] = tuple(Victim), all_: bool = False
 ) -> list[Killing]:
     """Return the killings, step by step; ``all_``: every victim at every step.

@@ -23,8 +23,8 @@ from kintsugi.installation.sign_in import sign_in_text
 from kintsugi.installation.unpause import watch_dags
 from kintsugi.installation.up import start_installation
 from kintsugi.operations.context import Context
-from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.installation import reconcile_when_quiet
+from kintsugi.pipeline.reconcile.summary import summarize_report
 from kintsugi.pipeline.stream_lag import read_snapshot
 from kintsugi.sampledata.generator import generate_day, live_parts
 
@@ -50,7 +50,7 @@ def run_demo(
     from rich.console import Console
 
     report = report or settings.repository / "build" / "demo.json"
-    shown = Demo(settings, Console(soft_wrap=True, highlight=False), report, trades).run(victims)
+    shown = Demo(settings, Console(soft_wrap=True, highlight=False), report, trades).run_steps(victims)
     return 0 if shown["complete"] else 1
 
 
@@ -64,39 +64,39 @@ class Demo:
     trades: int = TRADES
     steps: dict[str, float] = field(default_factory=dict)
 
-    def run(self, victims: Sequence[str]) -> dict[str, Any]:
+    def run_steps(self, victims: Sequence[str]) -> dict[str, Any]:
         """Run all steps; returns (and writes) the content of ``build/demo.json``. Raises StepFailed."""
         started = time.monotonic()
-        with self.step("control plane and fleet"):
+        with self.report_step("control plane and fleet"):
             start_installation(self.settings, self.console)
         context, airflow = Context.from_environment(), ControlPlane(self.settings).airflow
-        with self.step("a sample trading day into S3"):
+        with self.report_step("a sample trading day into S3"):
             self.upload_day(context)
-        with self.step("DAGs: baseline, ingest, stream, and a watch for every node"):
+        with self.report_step("DAGs: baseline, ingest, stream, and a watch for every node"):
             airflow.unpause(*FIRST_DAGS, *watch_dags(context.fleet))
-        with self.step("the baseline: what is usual, from the day before"):
+        with self.report_step("the baseline: what is usual, from the day before"):
             self.await_baseline(airflow)
-        with self.step("trades flow from S3 to Cassandra"):
+        with self.report_step("trades flow from S3 to Cassandra"):
             airflow.unpause(INGEST_DAG)
             self.await_flow(context)
         airflow.unpause("watch_flow")  # only now: a stream that starts for the first time needs no watch
         with live_feed(context):
-            recoveries = [self.break_and_heal(context, name) for name in victims]
-        with self.step("the account"):
+            recoveries = [self.break_and_recover(context, name) for name in victims]
+        with self.report_step("the reconciliation"):
             counted = reconcile_when_quiet(self.settings, deadline_s=120)
         airflow.unpause(DRIFT_DAG)
         report = {
-            **account.summarize_report(counted),
+            **summarize_report(counted),
             "recoveries": recoveries,
             "steps": self.steps,
             "seconds": round(time.monotonic() - started, 1),
         }
-        self.write(report)
-        self.farewell(report)
+        self.write_report(report)
+        self.print_result(report)
         return report
 
     @contextmanager
-    def step(self, name: str) -> Iterator[None]:
+    def report_step(self, name: str) -> Iterator[None]:
         """Print the name of the step, and how long it took."""
         self.console.rule(f"[bold]{name}", align="left")
         started = time.monotonic()
@@ -114,25 +114,25 @@ class Demo:
             s3.upload_file(str(path), BUCKET, key)
             self.console.print(f"  s3://{BUCKET}/{key} [dim]{path.stat().st_size:,} bytes")
         self.console.print(
-            f"  {made.trades:,} trades, {made.bad_rows} malformed rows, {made.blocks} planted unusual trades "
+            f"  {made.trades:,} trades, {made.bad_rows} malformed rows, {made.blocks} injected unusual trades "
             f"[dim](ground truth: {made.truth_file})"
         )
 
     def await_baseline(self, airflow: Airflow, deadline_s: float = 240) -> None:
         """Wait until a baseline is built: a trade that is stored before that is never found unusual."""
 
-        def built() -> bool:
+        def has_baseline() -> bool:
             return any(run["state"] == "success" for run in airflow.runs(BASELINE_DAG))
 
         with self.console.status("Spark reads the end-of-day file"):
-            if not wait_until(built, deadline_s, pause=0.5):
+            if not wait_until(has_baseline, deadline_s, pause=0.5):
                 raise StepFailed(f"no baseline after {deadline_s:.0f} s; look at {BASELINE_DAG} in Airflow")
 
     def await_flow(self, context: Context, deadline_s: float = 240) -> None:
         """Wait until the day's files are ingested and the stream has stored them."""
         until = time.monotonic() + deadline_s
         with self.console.status("waiting for the first trades") as status:
-            while (waiting := still_waiting(context)) is not None:
+            while (waiting := describe_backlog(context)) is not None:
                 if time.monotonic() > until:
                     raise StepFailed(
                         f"trades don't flow after {deadline_s:.0f} s: {waiting}; see `make status`"
@@ -140,11 +140,11 @@ class Demo:
                 status.update(waiting)
                 time.sleep(1)
 
-    def break_and_heal(self, context: Context, name: str, standstill_s: float = 300) -> dict[str, Any]:
+    def break_and_recover(self, context: Context, name: str, standstill_s: float = 300) -> dict[str, Any]:
         """Kill one node with its volume and print its incident as it grows; returns its figures."""
-        with self.step(f"pull the plug of {name}, its volume too"):
+        with self.report_step(f"pull the plug of {name}, its volume too"):
             t0 = experiment.pull_plug(context, name, run="demo", lose_volume=True)
-            self.follow(context, name, datetime.fromisoformat(t0), standstill_s)
+            self.follow_incident(context, name, datetime.fromisoformat(t0), standstill_s)
             figures = experiment.wait_for_recovery(context, name, t0, deadline_s=30)
         phases = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in figures["phases"].items())
         self.console.print(
@@ -154,7 +154,7 @@ class Demo:
         )
         return {**figures, "fault": "volume_lost"}
 
-    def follow(self, context: Context, name: str, since: datetime, standstill_s: float) -> None:
+    def follow_incident(self, context: Context, name: str, since: datetime, standstill_s: float) -> None:
         """Print each new line of the node's incident until it is closed.
 
         Raises StepFailed when its journal has had no new line for so long.
@@ -178,16 +178,16 @@ class Demo:
             f"{name} isn't healed, and its repair stood still for {standstill_s:.0f} s; look at watch_{name} in Airflow"
         )
 
-    def write(self, report: dict[str, Any]) -> None:
+    def write_report(self, report: dict[str, Any]) -> None:
         """Write the report."""
         self.report.parent.mkdir(parents=True, exist_ok=True)
         self.report.write_text(json.dumps(report, indent=2) + "\n")
 
-    def farewell(self, report: dict[str, Any]) -> None:
+    def print_result(self, report: dict[str, Any]) -> None:
         """Print the reconciliation as a table, Airflow's address, and how to stop everything."""
         from rich.table import Table
 
-        table = Table(title="The account", show_header=False)
+        table = Table(title="Reconciliation", show_header=False)
         for name in ("read", "accepted", "rejected", "duplicates", "produced", "in_kafka", "stored"):
             table.add_row(name.replace("_", " "), f"{report[name]:,}")
         for reason, count in report["rejected_by_reason"].items():
@@ -204,7 +204,7 @@ class Demo:
         )
 
 
-def still_waiting(context: Context) -> str | None:
+def describe_backlog(context: Context) -> str | None:
     """Return what the pipeline still waits for, as a sentence; None when everything in S3 is stored."""
     now = read_snapshot(context.settings)
     if now.pending:
@@ -230,7 +230,7 @@ def live_feed(
 
     fed: list[FileKey] = []
 
-    def feed() -> None:
+    def put_parts() -> None:
         s3, due, part = context.s3(S3Purpose.DELIVERY), time.monotonic() + period_s, None
         while not stop.wait(due - time.monotonic()):
             if part is not None:  # it was refused or didn't arrive: a rotation may have replaced the key
@@ -242,7 +242,7 @@ def live_feed(
             # By the clock, because a part takes time to generate. Parts that a busy machine missed are not sent later.
             due = max(due + period_s, time.monotonic())
 
-    thread = threading.Thread(target=feed, name="live feed", daemon=True)
+    thread = threading.Thread(target=put_parts, name="live feed", daemon=True)
     thread.start()
     try:
         yield fed

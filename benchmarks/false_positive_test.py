@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.demo import live_feed
-from benchmarks.harness import await_steady_state, machine, make_console, report_path, write_report
+from benchmarks.harness import await_steady_state, describe_machine, make_console, report_path, write_report
 from kintsugi.chaos import janitor, switch
 from kintsugi.core.fleet import Fleet
 from kintsugi.core.incident import Incident
 from kintsugi.core.settings import Settings
 from kintsugi.installation.unpause import unpause_dags
 from kintsugi.operations.context import Context
-from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.installation import reconcile_when_quiet
+from kintsugi.pipeline.reconcile.summary import format_summary, has_faults, summarize_report
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +34,7 @@ EVERY_S = 20.0
 PAUSES_S = (0.5, 5.0)
 FEED_ROWS = 5000
 FEED_PERIOD_S = 5.0
-ACCOUNT_DEADLINE_S = 600.0
+RECONCILE_DEADLINE_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Pause:
     seconds: float
 
 
-def pauses(fleet: Fleet, seed: int) -> Iterator[Pause]:
+def plan_pauses(fleet: Fleet, seed: int) -> Iterator[Pause]:
     """Yield an endless schedule: every EVERY_S a random node, for a random time. The same seed gives the same."""
     chance = random.Random(seed)  # noqa: S311 - repeatable, not secret
     names = list(fleet.nodes)
@@ -54,7 +54,7 @@ def pauses(fleet: Fleet, seed: int) -> Iterator[Pause]:
         yield Pause(number * EVERY_S, chance.choice(names), round(chance.uniform(*PAUSES_S), 1))
 
 
-def repairs(incidents: Sequence[Incident]) -> list[Incident]:
+def select_repairs(incidents: Sequence[Incident]) -> list[Incident]:
     """Return the incidents in which a server was acted upon."""
     return [one for one in incidents if one.acted]
 
@@ -71,33 +71,38 @@ def run_false_positive_test(
     await_steady_state(context)
     console.print(f"seed {seed}: {minutes:.0f} minutes, {FEED_ROWS / FEED_PERIOD_S:.0f} trades a second")
     began = datetime.now(UTC)
-    document: dict[str, Any] = {"machine": machine(), "seed": seed, "began": began.isoformat(), "pauses": []}
+    document: dict[str, Any] = {
+        "machine": describe_machine(),
+        "seed": seed,
+        "began": began.isoformat(),
+        "pauses": [],
+    }
     with live_feed(context, rows=FEED_ROWS, period_s=FEED_PERIOD_S):
-        for pause in injected(context, seed, minutes * 60):
+        for pause in inject_pauses(context, seed, minutes * 60):
             document["pauses"].append(asdict(pause))
             document |= progress_document(context, began)
             write_report(path, document)
             print_outcome(console, document)
     document |= progress_document(context, began)
-    document["account"] = counted = account.summarize_report(
-        reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S)
+    document["account"] = counted = summarize_report(
+        reconcile_when_quiet(settings, deadline_s=RECONCILE_DEADLINE_S)
     )
     write_report(path, document)
     print_outcome(console, document)
     for story in document["repairs"]:
         console.print(f"[red]{story['id']} was repaired: {', '.join(story['attempts'])}; {story['reason']}")
-    console.print(f"{account.format_summary(counted)}; see {path}")
-    return 1 if document["repairs"] or account.has_faults(counted) else 0
+    console.print(f"{format_summary(counted)}; see {path}")
+    return 1 if document["repairs"] or has_faults(counted) else 0
 
 
-def injected(context: Context, seed: int, seconds: float) -> Iterator[Pause]:
+def inject_pauses(context: Context, seed: int, seconds: float) -> Iterator[Pause]:
     """Inject each pause at its time and undo it when it is over; ends after ``seconds``.
 
     The janitor resumes the node if this process is killed. Raises ChaosStopped.
     """
     began, platform = time.monotonic(), context.platform()
     longest_s = PAUSES_S[1] + 30.0
-    for pause in pauses(context.fleet, seed):
+    for pause in plan_pauses(context.fleet, seed):
         if pause.at_s + pause.seconds > seconds:
             break
         time.sleep(max(0.0, began + pause.at_s - time.monotonic()))
@@ -119,7 +124,7 @@ def progress_document(context: Context, began: datetime) -> dict[str, Any]:
     return {
         "minutes": round((datetime.now(UTC) - began).total_seconds() / 60, 1),
         "incidents": len(incidents),
-        "repairs": [one.to_json() for one in repairs(incidents)],
+        "repairs": [one.to_json() for one in select_repairs(incidents)],
     }
 
 

@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import product
 
-from benchmarks.scenarios import BACK_BY_ITSELF, DEAD, ON_ITS_DISK, REBUILT, ExpectedPages, Scenario, one_each
+from benchmarks.scenarios import (
+    BACK_BY_ITSELF,
+    DEAD,
+    ON_ITS_DISK,
+    REBUILT,
+    ExpectedPages,
+    Scenario,
+    build_for_each,
+)
 from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Action
 from kintsugi.recovery.diagnosis import FailureMode
@@ -20,7 +28,7 @@ _V, _A = FailureMode, Action
 EACH_ROLE = ("kafka-1", "cassandra-1", "spark-master-1", "spark-worker-1")
 STATEFUL = ("kafka-2", "cassandra-2")
 SPARK = ("spark-master-1", "spark-worker-2")
-LADDER = frozenset({_A.RESTART, _A.REBUILD_NODE, _A.REBUILD})
+ESCALATION = frozenset({_A.RESTART, _A.REBUILD_NODE, _A.REBUILD})
 FLEET = (
     "kafka-1", "kafka-2", "kafka-3", "cassandra-1", "cassandra-2", "cassandra-3",
     "spark-master-1", "spark-worker-1", "spark-worker-2",
@@ -29,37 +37,37 @@ FLEET = (
 # More of a role fail at once than it can spare: that is what these scenarios are about.
 BEYOND_SPARE = frozenset({Guard.COPIES, Guard.BREAKER})
 
-SERVER_CELLS: Sequence[Scenario] = (
-    *one_each("process_killed", EACH_ROLE, BACK_BY_ITSELF, actions=frozenset({_A.RESTART})),
+SERVER_SCENARIOS: Sequence[Scenario] = (
+    *build_for_each("process_killed", EACH_ROLE, BACK_BY_ITSELF, actions=frozenset({_A.RESTART})),
     Scenario("driver_killed", ("spark-master-1",), BACK_BY_ITSELF, incident=False),
-    *one_each("sshd_killed", ("kafka-3", "cassandra-3", *SPARK), frozenset(), incident=False),
-    *one_each("paused", (*STATEFUL, *SPARK), frozenset({_V.FALSE_ALARM}), incident=False),
-    *one_each("slow", ("kafka-3", "cassandra-3", *SPARK), frozenset({_V.FALSE_ALARM}), incident=False),
-    *one_each("power_off", EACH_ROLE, DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
-    *one_each("volume_lost", ("kafka-3", "cassandra-3", "spark-master-1", "spark-worker-2"), DEAD,
+    *build_for_each("sshd_killed", ("kafka-3", "cassandra-3", *SPARK), frozenset(), incident=False),
+    *build_for_each("paused", (*STATEFUL, *SPARK), frozenset({_V.FALSE_ALARM}), incident=False),
+    *build_for_each("slow", ("kafka-3", "cassandra-3", *SPARK), frozenset({_V.FALSE_ALARM}), incident=False),
+    *build_for_each("power_off", EACH_ROLE, DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
+    *build_for_each("volume_lost", ("kafka-3", "cassandra-3", "spark-master-1", "spark-worker-2"), DEAD,
           actions=REBUILT, must=REBUILT),
-    *one_each("volume_lost_silent", (*STATEFUL, *SPARK), frozenset({_V.HOST_LOST, _V.PARTITIONED}),
+    *build_for_each("volume_lost_silent", (*STATEFUL, *SPARK), frozenset({_V.HOST_LOST, _V.PARTITIONED}),
           actions=REBUILT, must=REBUILT),
-    *one_each("data_lost", STATEFUL, frozenset({_V.DISK_LOST}), actions=REBUILT, must=REBUILT),
+    *build_for_each("data_lost", STATEFUL, frozenset({_V.DISK_LOST}), actions=REBUILT, must=REBUILT),
     # What a Spark node has on its disk it can do without: its init starts it on an empty one.
-    *one_each("data_lost", SPARK, frozenset({_V.DISK_LOST, *BACK_BY_ITSELF}), actions=LADDER),
-    *one_each("hung", EACH_ROLE, frozenset({_V.HUNG, *BACK_BY_ITSELF}),
+    *build_for_each("data_lost", SPARK, frozenset({_V.DISK_LOST, *BACK_BY_ITSELF}), actions=ESCALATION),
+    *build_for_each("hung", EACH_ROLE, frozenset({_V.HUNG, *BACK_BY_ITSELF}),
           actions=frozenset({_A.RESTART})),
-    *one_each("host_hung", (*STATEFUL, *SPARK), frozenset({_V.HOST_LOST, _V.PARTITIONED}),
+    *build_for_each("host_hung", (*STATEFUL, *SPARK), frozenset({_V.HOST_LOST, _V.PARTITIONED}),
           actions=ON_ITS_DISK, must=ON_ITS_DISK),
-    *one_each("wrong_config", (*STATEFUL, *SPARK), frozenset({_V.MISCONFIGURED, *BACK_BY_ITSELF}),
+    *build_for_each("wrong_config", (*STATEFUL, *SPARK), frozenset({_V.MISCONFIGURED, *BACK_BY_ITSELF}),
           actions=frozenset({_A.RESTART}), must=frozenset({_A.RESTART}), may_kill_serving=True),
-    *one_each("disk_full", STATEFUL, frozenset({_V.DISK_FULL, *BACK_BY_ITSELF}), actions=REBUILT, must=REBUILT),
-    *one_each("clock_wrong", STATEFUL, frozenset({_V.CLOCK_WRONG, *BACK_BY_ITSELF}), actions=frozenset({_A.RESTART}),
-          must=frozenset({_A.RESTART}), may_kill_serving=True, deadline_s=300),
-    Scenario("corrupt_log", ("kafka-3",), frozenset({_V.MISCONFIGURED, *BACK_BY_ITSELF}), actions=LADDER),
+    *build_for_each("disk_full", STATEFUL, frozenset({_V.DISK_FULL, *BACK_BY_ITSELF}), actions=REBUILT, must=REBUILT),
+    *build_for_each("clock_wrong", STATEFUL, frozenset({_V.CLOCK_WRONG, *BACK_BY_ITSELF}),
+          actions=frozenset({_A.RESTART}), must=frozenset({_A.RESTART}), may_kill_serving=True, deadline_s=300),
+    Scenario("corrupt_log", ("kafka-3",), frozenset({_V.MISCONFIGURED, *BACK_BY_ITSELF}), actions=ESCALATION),
     # It says so itself, once it has tried to start: a restart, or a new node on the same disk, would read the same.
     Scenario("corrupt_log", ("cassandra-3",), frozenset({_V.DATA_DAMAGED, *BACK_BY_ITSELF}), actions=REBUILT,
          must=REBUILT, deadline_s=300),
     # It starts without what it couldn't read, and its ranges are compared with its replicas.
     Scenario("corrupt_entry", ("cassandra-2",), BACK_BY_ITSELF, actions=frozenset({_A.RESTART}),
          says="was repaired with its replicas"),
-    *one_each("tail_lost", STATEFUL, DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
+    *build_for_each("tail_lost", STATEFUL, DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
     Scenario("storage_away", ("kafka-1",), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
     Scenario("process_killed", ("kafka-1", "kafka-2"), BACK_BY_ITSELF, actions=frozenset({_A.RESTART}),
          waives=BEYOND_SPARE),
@@ -89,7 +97,7 @@ CASSANDRA = tuple(name for name in FLEET if name.startswith("cassandra"))
 WORKERS = tuple(name for name in FLEET if name.startswith("spark-worker"))
 
 
-def _left_alone(
+def _without_action(
     fault: str, *groups: tuple[str, ...], pages: ExpectedPages = ExpectedPages.NONE
 ) -> list[Scenario]:
     """Return scenarios in which no server may be acted upon; a group of several nodes fails at once."""
@@ -99,27 +107,27 @@ def _left_alone(
     ]
 
 
-def _singly(*names: str) -> list[tuple[str, ...]]:
+def _single_nodes(*names: str) -> list[tuple[str, ...]]:
     return [(name,) for name in names]
 
 
-GRAY_CELLS: Sequence[Scenario] = (
-    *_left_alone("network_reject", *_singly("kafka-1", "cassandra-1", "spark-master-1", "spark-worker-1"),
+GRAY_SCENARIOS: Sequence[Scenario] = (
+    *_without_action("network_reject", *_single_nodes("kafka-1", "cassandra-1", "spark-master-1", "spark-worker-1"),
                  pages=ExpectedPages.MAY),
-    *_left_alone("network_drop", *_singly("kafka-2", "cassandra-2", "spark-master-1", "spark-worker-2"),
+    *_without_action("network_drop", *_single_nodes("kafka-2", "cassandra-2", "spark-master-1", "spark-worker-2"),
                  pages=ExpectedPages.MAY),
-    *_left_alone("network_one_way", *_singly("kafka-3", "cassandra-3", "spark-master-1", "spark-worker-1"),
+    *_without_action("network_one_way", *_single_nodes("kafka-3", "cassandra-3", "spark-master-1", "spark-worker-1"),
                  pages=ExpectedPages.MAY),
-    *_left_alone("network_delay", *_singly("kafka-1", "cassandra-1", "spark-master-1", "spark-worker-2")),
-    *_left_alone("network_loss", *_singly("kafka-2", "cassandra-2", "spark-master-1", "spark-worker-1")),
-    *_left_alone("slow_disk", *_singly("kafka-3", "cassandra-3", "spark-master-1", "spark-worker-2")),
+    *_without_action("network_delay", *_single_nodes("kafka-1", "cassandra-1", "spark-master-1", "spark-worker-2")),
+    *_without_action("network_loss", *_single_nodes("kafka-2", "cassandra-2", "spark-master-1", "spark-worker-1")),
+    *_without_action("slow_disk", *_single_nodes("kafka-3", "cassandra-3", "spark-master-1", "spark-worker-2")),
     # As long as a storage that stalls: all come back by themselves, so none is killed.
-    *_left_alone("stalled", KAFKA, CASSANDRA, ("spark-master-1",), WORKERS, pages=ExpectedPages.MAY),
-    *_left_alone("hosts_stalled", FLEET, pages=ExpectedPages.MAY),
-    *_left_alone("starved", FLEET, pages=ExpectedPages.MAY),
+    *_without_action("stalled", KAFKA, CASSANDRA, ("spark-master-1",), WORKERS, pages=ExpectedPages.MAY),
+    *_without_action("hosts_stalled", FLEET, pages=ExpectedPages.MAY),
+    *_without_action("starved", FLEET, pages=ExpectedPages.MAY),
     # The platform has the disk, so an empty one never takes its place: a new node finds the old disk mounted.
-    *one_each("volume_unmounted", STATEFUL, ANY, actions=frozenset({_A.RESTART, _A.REBUILD_NODE}), must=ON_ITS_DISK,
-              pages=ExpectedPages.MAY, deadline_s=300),
+    *build_for_each("volume_unmounted", STATEFUL, ANY, actions=frozenset({_A.RESTART, _A.REBUILD_NODE}),
+              must=ON_ITS_DISK, pages=ExpectedPages.MAY, deadline_s=300),
     # The repair ends while S3 still hangs; the archive of its logs is left out or comes later.
     Scenario("s3_hangs", ("kafka-2",), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
     # The failure is the control plane's own. It never escalates to an empty disk, and ends when there is room again.
@@ -132,7 +140,7 @@ GRAY_CELLS: Sequence[Scenario] = (
              pages=ExpectedPages.MUST),
 )  # fmt: skip
 
-CELLS: Sequence[Scenario] = (*SERVER_CELLS, *GRAY_CELLS)
+SCENARIOS: Sequence[Scenario] = (*SERVER_SCENARIOS, *GRAY_SCENARIOS)
 
 
 _NO_LOG = "it starts from no log of its own"

@@ -29,7 +29,7 @@ STEADY_DEADLINE_S = 300.0
 GENEROUS_FOR = timedelta(hours=3)
 
 
-def machine() -> str:
+def describe_machine() -> str:
     """Describe this machine for a report."""
     return f"{os.cpu_count()} cores, {platform.machine()}"
 
@@ -118,11 +118,11 @@ def tail_journal(context: Context, t0: datetime, console: Console) -> Iterator[N
     stop = threading.Event()
     shown: dict[str, int] = {}
 
-    def follow() -> None:
+    def print_until_stopped() -> None:
         while not stop.wait(1.0):
-            tell_new()
+            print_new_entries()
 
-    def tell_new() -> None:
+    def print_new_entries() -> None:
         try:
             incidents = incidents_since(context, t0)
         except StoreUnavailable:
@@ -136,11 +136,11 @@ def tail_journal(context: Context, t0: datetime, console: Console) -> Iterator[N
                     )
             shown[incident.id] = len(incident.entries)
 
-    thread = threading.Thread(target=follow, name="journal", daemon=True)
+    thread = threading.Thread(target=print_until_stopped, name="journal", daemon=True)
     thread.start()
     try:
         yield
     finally:
         stop.set()
         thread.join()
-        tell_new()
+        print_new_entries()

@@ -23,7 +23,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
-from benchmarks.live_kills import Death, Recording, end_of
+from benchmarks.live_kills import Death, Recording, find_service_end
 from kintsugi.chaos.service_processes import ProcessIdentity, init_process, service_process
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import REPOSITORY, Node
@@ -70,17 +70,17 @@ class Recorder:
 
     async def run(self, ended: asyncio.Event) -> None:
         """Observe until ``ended`` is set."""
-        asking = [asyncio.create_task(self._ask(seen)) for seen in self.seen.values()]
+        asking = [asyncio.create_task(self._watch_node(seen)) for seen in self.seen.values()]
         try:
             while not ended.is_set():
-                self.look()
+                self.observe_processes()
                 await asyncio.sleep(LOOK_S)
             await asyncio.gather(*self._tasks)
         finally:
             for task in asking:
                 task.cancel()
 
-    def look(self) -> None:
+    def observe_processes(self) -> None:
         """Compare every node's processes with those of the last observation."""
         for seen in self.seen.values():
             now = {
@@ -90,17 +90,17 @@ class Recorder:
             for what, process in now.items():
                 before = seen.processes.get(what)
                 if before is not None and before != process and not before.alive:
-                    self._died(seen, what, before, seen.log_size)
+                    self._start_record(seen, what, before, seen.log_size)
                 if process is not None:
                     seen.processes[what] = process
                 elif before is not None and not before.alive:
                     del seen.processes[what]
             seen.log_size = self._log_size(seen.node.name)
         if time.monotonic() - self._proof_s >= PROOF_S:
-            self._write({"kind": "look", "at": datetime.now(UTC).isoformat()})
+            self._write_line({"kind": "look", "at": datetime.now(UTC).isoformat()})
             self._proof_s = time.monotonic()
 
-    def _died(self, seen: _Seen, what: str, process: ProcessIdentity, log_size: int) -> None:
+    def _start_record(self, seen: _Seen, what: str, process: ProcessIdentity, log_size: int) -> None:
         death = Death(
             node=seen.node.name,
             what=what,
@@ -111,17 +111,17 @@ class Recorder:
             heard_by=seen.heard_by,
             end="its node ended" if what == "init" else "unknown",
         )
-        task = asyncio.create_task(self._complete(seen, death, log_size))
+        task = asyncio.create_task(self._write_death(seen, death, log_size))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _complete(self, seen: _Seen, death: Death, log_size: int) -> None:
+    async def _write_death(self, seen: _Seen, death: Death, log_size: int) -> None:
         """Write a death after the init's log, ``log_size`` bytes long before it, had time to record its cause."""
         end = death.end
         if death.what == "service":
             await asyncio.sleep(INIT_WRITES_S)
-            end = end_of(self._init_log(seen.node.name, log_size), SERVICES[seen.node.role])
-        self._write({**death.to_json(), "end": end})
+            end = find_service_end(self._read_init_log(seen.node.name, log_size), SERVICES[seen.node.role])
+        self._write_line({**death.to_json(), "end": end})
 
     def _log_size(self, name: str) -> int:
         try:
@@ -129,7 +129,7 @@ class Recorder:
         except (OSError, node_files.NodeFileRefused):
             return 0
 
-    def _init_log(self, name: str, offset: int) -> str:
+    def _read_init_log(self, name: str, offset: int) -> str:
         """Return what the init has logged after byte ``offset`` of its log; empty when it can't be read."""
         begin = offset if offset <= self._log_size(name) else 0
         with suppress(OSError, node_files.NodeFileRefused):
@@ -138,7 +138,7 @@ class Recorder:
             )
         return ""
 
-    async def _ask(self, seen: _Seen) -> None:
+    async def _watch_node(self, seen: _Seen) -> None:
         """Ask the node repeatedly, and its peers while it doesn't answer."""
         while True:
             probe = await probe_node(seen.node)
@@ -158,12 +158,12 @@ class Recorder:
             ):
                 seen.heard_at, seen.heard_by = at, witness.peer
 
-    def _write(self, line: dict[str, Any]) -> None:
+    def _write_line(self, line: dict[str, Any]) -> None:
         self.out.write(json.dumps(line) + "\n")
         self.out.flush()
 
 
-def unavailable(settings: Settings) -> str | None:
+def explain_unavailable(settings: Settings) -> str | None:
     """Return why nothing can be recorded here; None when it can."""
     environment = settings.fleet.environment
     return (
@@ -180,7 +180,7 @@ class RunningRecorder:
     path: Path
     process: subprocess.Popen[bytes]
 
-    def between(self, since: datetime, until: datetime) -> Recording:
+    def read_period(self, since: datetime, until: datetime) -> Recording:
         """Return what was recorded in that time (UTC); waits a moment for the last lines.
 
         Raises StepFailed when the recorder has ended: the time after that is unknown.
@@ -191,25 +191,25 @@ class RunningRecorder:
             )
         deadline = time.monotonic() + MOST_BLIND_S + INIT_WRITES_S
         while True:
-            lines = self._lines()
+            lines = self._read_lines()
             last = max((line["at"] for line in lines if line["kind"] == "look"), default="")
             seen_all = last and datetime.fromisoformat(last) > until + timedelta(seconds=2 * INIT_WRITES_S)
             if seen_all or time.monotonic() > deadline:
-                return Recording.of(lines, since, until)
+                return Recording.from_lines(lines, since, until)
             time.sleep(0.2)
 
-    def _lines(self) -> list[dict[str, Any]]:
+    def _read_lines(self) -> list[dict[str, Any]]:
         whole = self.path.read_text().rpartition("\n")[0]  # the last line may be half written
         return [json.loads(line) for line in whole.splitlines()]
 
 
 @contextmanager
-def recording(path: Path, settings: Settings) -> Iterator[RunningRecorder | None]:
+def run_recorder(path: Path, settings: Settings) -> Iterator[RunningRecorder | None]:
     """Run a recorder that writes to ``path`` while the block runs; yields None where nothing can be recorded.
 
     Raises StepFailed when it doesn't start to observe.
     """
-    if unavailable(settings) is not None:
+    if explain_unavailable(settings) is not None:
         yield None
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -243,15 +243,15 @@ def _take_priority() -> None:
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
 
 
-async def _record(settings: Settings, path: Path) -> None:
+async def _record_until_closed(settings: Settings, path: Path) -> None:
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def closed() -> None:
+    def end_if_closed() -> None:
         if not os.read(sys.stdin.fileno(), 1000):
             ended.set()
 
-    loop.add_reader(sys.stdin.fileno(), closed)
+    loop.add_reader(sys.stdin.fileno(), end_if_closed)
     with path.open("a") as out:
         await Recorder(settings, out).run(ended)
 
@@ -259,7 +259,7 @@ async def _record(settings: Settings, path: Path) -> None:
 def main(arguments: list[str]) -> int:
     """Record until the standard input is closed, which happens however the parent process ends."""
     _take_priority()
-    asyncio.run(_record(load_settings(), Path(arguments[0])))
+    asyncio.run(_record_until_closed(load_settings(), Path(arguments[0])))
     return 0
 
 

@@ -29,7 +29,7 @@ class Death:
 
     ``what``: ``init`` or ``service``. ``started_at``: its start, to a hundredth of a second. ``at``: when it was found
     dead. ``heard_at``, ``heard_by``: the last answer of the node to anybody. ``end``: the cause according to the node's
-    init (`end_of`).
+    init (`find_service_end`).
     """
 
     node: str
@@ -99,7 +99,7 @@ class Announcement:
 EXITED = "exited by itself"
 
 
-def end_of(log: str, service: str) -> str:
+def find_service_end(log: str, service: str) -> str:
     """Return the end of the service according to the newest lines of the node's init.
 
     ``exited by itself``, or supervisord's own words; ``unknown`` when the lines don't tell.
@@ -113,7 +113,7 @@ def end_of(log: str, service: str) -> str:
     return f"{word} ({how})"
 
 
-def kills(deaths: Iterable[Death], announcements: Sequence[Announcement]) -> list[Death]:
+def find_unexplained_deaths(deaths: Iterable[Death], announcements: Sequence[Announcement]) -> list[Death]:
     """Return the deaths that neither the experiment nor the process itself caused, one a node and moment, by time."""
     found = list[Death]()
     for death in sorted(deaths, key=lambda one: one.at):
@@ -125,7 +125,7 @@ def kills(deaths: Iterable[Death], announcements: Sequence[Announcement]) -> lis
     return found
 
 
-def live_kills(
+def find_live_kills(
     deaths: Iterable[Death], announcements: Sequence[Announcement], allowed: Iterable[str] = ()
 ) -> list[Death]:
     """Return the unexplained deaths of nodes that somebody had just heard.
@@ -134,7 +134,11 @@ def live_kills(
     """
     may = set(allowed)
     heard = [death for death in deaths if death.silent_s is not None and death.silent_s <= SILENCE_S]
-    return [one for one in kills(heard, announcements) if one.node not in may or one.what != "service"]
+    return [
+        one
+        for one in find_unexplained_deaths(heard, announcements)
+        if one.node not in may or one.what != "service"
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +149,7 @@ class Recording:
     blind_s: float
 
     @classmethod
-    def of(cls, lines: Iterable[Mapping[str, Any]], since: datetime, until: datetime) -> Recording:
+    def from_lines(cls, lines: Iterable[Mapping[str, Any]], since: datetime, until: datetime) -> Recording:
         """Build it from the lines of one period; ``look`` lines prove that the recorder observed at that moment."""
         lines = list(lines)
         looks = [datetime.fromisoformat(line["at"]) for line in lines if line["kind"] == "look"]

@@ -45,19 +45,19 @@ def start_manually(context: Context, airflow: Airflow, allowed: AllowedFault, fa
     """
     (name,) = allowed.names
     node = context.fleet.node(name)
-    commands = prepared(context, node, fault)
+    commands = prepare_commands(context, node, fault)
     with manual_mode(context, airflow, name, holder=HOLDER, reason=REASON):
-        with allowed.injected(longest_s=LIMIT_S):
-            await_noticed(node)
-            took = timed(context, node, commands)
-        off_main_thread(
+        with allowed.inject_fault(longest_s=LIMIT_S):
+            await_outage_noticed(node)
+            took = time_commands(context, node, commands)
+        call_in_thread(
             lambda: actions.restore_consistency(context, node, HOLDER, compare=fault != "process_death")
         )
         context.platform().discard(name)
     return took
 
 
-def prepared(context: Context, node: Node, fault: str) -> dict[str, Callable[[], None]]:
+def prepare_commands(context: Context, node: Node, fault: str) -> dict[str, Callable[[], None]]:
     """Return the commands by their names in the report; what they need is looked up before the clock starts."""
     if fault == "process_death":
         platform, service = context.platform(), SERVICES[node.role]
@@ -69,13 +69,15 @@ def prepared(context: Context, node: Node, fault: str) -> dict[str, Callable[[],
     desired = stream_driver.driver_variables(context)
     return {
         "terraform_s": lambda: terraform.replace(addresses),
-        "ansible_s": lambda: off_main_thread(
+        "ansible_s": lambda: call_in_thread(
             lambda: ansible.run("site.yml", limit=node.name, extra_vars=desired, timeout_s=300)
         ),
     }
 
 
-def timed(context: Context, node: Node, commands: Mapping[str, Callable[[], None]]) -> dict[str, float]:
+def time_commands(
+    context: Context, node: Node, commands: Mapping[str, Callable[[], None]]
+) -> dict[str, float]:
     """Run the commands one after another, then wait until the node is ready; returns seconds of each, and of all."""
     took, began = {}, time.monotonic()
     with first_in_line():  # as the steps of a recovery: the ratio must not depend on priorities
@@ -89,7 +91,7 @@ def timed(context: Context, node: Node, commands: Mapping[str, Callable[[], None
     return {**took, "by_hand_s": round(time.monotonic() - began, 1)}
 
 
-def off_main_thread(call: Callable[[], object]) -> None:
+def call_in_thread(call: Callable[[], object]) -> None:
     """Call in another thread and wait. In the main thread ansible_runner would keep handling Ctrl-C after its end.
 
     If interrupted, it waits for the call to end. Then the node's watch takes over a node that is half configured.
@@ -98,7 +100,7 @@ def off_main_thread(call: Callable[[], object]) -> None:
         pool.submit(call).result()
 
 
-def await_noticed(node: Node) -> None:
+def await_outage_noticed(node: Node) -> None:
     """Wait until the node doesn't answer any more, and until its peers, if it has any, have noticed.
 
     Kafka's controller fences a dead broker after 9 s. Cassandra's peers mark a dead node as down after up to 18 s. No

@@ -28,9 +28,9 @@ from benchmarks.demo import live_feed
 from benchmarks.harness import (
     STEADY_DEADLINE_S,
     await_steady_state,
+    describe_machine,
     incidents_since,
     load_report,
-    machine,
     make_console,
     raised_repair_budget,
     tail_journal,
@@ -45,15 +45,15 @@ from benchmarks.mttr_figures import (
     Look,
     Repair,
     Row,
-    goes_on,
-    of_other_roles,
+    add_hand_starts,
+    can_continue,
+    plan_steps,
+    remaining_steps,
     row_of,
-    schedule,
-    still_to_do,
-    summary,
-    with_by_hand,
+    select_other_roles,
+    summarize_rows,
 )
-from benchmarks.mttr_plot import draw
+from benchmarks.mttr_plot import draw_repairs
 from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.core.errors import GuardRefused, InputError, KintsugiError, StepFailed
 from kintsugi.core.fleet import Node, Role
@@ -63,8 +63,8 @@ from kintsugi.infra.airflow_client import Airflow
 from kintsugi.installation.unpause import unpause_dags
 from kintsugi.operations import manual_mode, readiness
 from kintsugi.operations.context import Context
-from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.installation import reconcile_when_quiet
+from kintsugi.pipeline.reconcile.summary import format_summary, has_faults, summarize_report
 from kintsugi.pipeline.stream_lag import read_snapshot
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ PACE_LAG_S = 10  # seconds of the load that may wait in Kafka
 UNSEEN_S = 30.0  # a node that is ready for so long after its fault was not broken by it
 LOOK_EVERY_S = 0.5
 FAULT_LONGEST_S = 3600.0  # a repair with much data; the janitor undoes the fault after that
-ACCOUNT_DEADLINE_S = 900.0
+RECONCILE_DEADLINE_S = 900.0
 
 
 @dataclass
@@ -91,7 +91,7 @@ class Mttr:
     rate: int
     report: dict[str, Any] = field(default_factory=dict)
 
-    def do(self, step: Repair | HandStart) -> None:
+    def run_step(self, step: Repair | HandStart) -> None:
         """Run one recovery or hand start, from the steady state to its row; StepFailed without a steady state."""
         await_steady_state(self.context, STEADY_DEADLINE_S)
         node = self.context.fleet.node(step.node)
@@ -102,21 +102,21 @@ class Mttr:
         said = step.mode if isinstance(step, Repair) else "by hand"
         self.console.rule(f"[bold]{step.node}: {step.fault}, {said} (round {step.round})", align="left")
         if isinstance(step, Repair):
-            row = self.repair(step)
+            row = self.measure_repair(step)
             shown = f"detected {row['detect_s']}, ready {row['repair_s']}, consistent {row['consistent_s']} s"
         else:
-            row = self.start_by_hand(step)
+            row = self.measure_hand_start(step)
             shown = f"ready {row['by_hand_s']} s"
         row["acted_elsewhere"] = others = acted_on_others(incidents_since(self.context, began), [node.name])
         if others and row["outcome"] == HEALED:
             row["outcome"] = f"{', '.join(others)} was acted upon, although nothing was wrong with it"
         self.report["repairs" if isinstance(step, Repair) else "by_hand"].append(row)
-        self.write()
+        self.write_figures()
         self.console.print(
             f"  [{'green' if row['outcome'] == HEALED else 'red'}]{row['outcome']}[/]; {shown}"
         )
 
-    def repair(self, planned: Repair) -> Row:
+    def measure_repair(self, planned: Repair) -> Row:
         """Inject the fault and watch until the recovery has ended; a failed recovery becomes a row.
 
         Raises GuardRefused if chaos does not allow the fault, and ChaosStopped.
@@ -124,8 +124,11 @@ class Mttr:
         context, node, looks = self.context, self.context.fleet.node(planned.node), list[Look]()
         allowed = allow_fault(context, planned.kind, [node.name], run="mttr")
         try:
-            with allowed.injected(longest_s=FAULT_LONGEST_S) as t0, tail_journal(context, t0, self.console):
-                trouble = self.look_on(node, t0, looks)
+            with (
+                allowed.inject_fault(longest_s=FAULT_LONGEST_S) as t0,
+                tail_journal(context, t0, self.console),
+            ):
+                trouble = self.observe_repair(node, t0, looks)
         except ChaosStopped:
             raise
         except KintsugiError as error:
@@ -133,7 +136,7 @@ class Mttr:
         own = [one for one in incidents_since(context, allowed.t0) if one.node == node.name]
         return row_of(planned, allowed.t0, own, looks, trouble)
 
-    def look_on(self, node: Node, t0: datetime, looks: list[Look]) -> str | None:
+    def observe_repair(self, node: Node, t0: datetime, looks: list[Look]) -> str | None:
         """Record in ``looks`` when the node was ready, until the recovery is over; returns what went wrong, or None."""
         stream = readiness.stream_should_run(self.context.settings)
         noted, until_s = 0, STANDSTILL_S
@@ -142,7 +145,7 @@ class Mttr:
             lacks = asyncio.run(readiness.readiness_gap(self.context.fleet, node, stream))
             passed_s = (datetime.now(UTC) - t0).total_seconds()
             looks.append((passed_s, lacks is None))
-            waiting = lacks or self.under_way(node, t0)
+            waiting = lacks or self.find_ongoing_work(node, t0)
             seen = any(not well for _, well in looks)
             if waiting is None and (seen or passed_s > UNSEEN_S):
                 return None if seen else f"the fault had no effect within {passed_s:.0f} s"
@@ -152,7 +155,7 @@ class Mttr:
                 return f"no progress for {STANDSTILL_S:.0f} s, and not over after {passed_s:.0f} s: {waiting}"
             time.sleep(LOOK_EVERY_S)
 
-    def under_way(self, node: Node, t0: datetime) -> str | None:
+    def find_ongoing_work(self, node: Node, t0: datetime) -> str | None:
         """Return what is still being done about the fault, or None: nothing is open and the node is watched again."""
         still_open = [one.id for one in incidents_since(self.context, t0) if one.closed_at is None]
         if still_open:
@@ -163,7 +166,7 @@ class Mttr:
             else f"{node.name} is not watched again yet"
         )
 
-    def start_by_hand(self, planned: HandStart) -> Row:
+    def measure_hand_start(self, planned: HandStart) -> Row:
         """Break the same node and start it by hand; a failed start becomes a row. Raises GuardRefused, ChaosStopped."""
         kind = manual_start.KINDS[planned.fault]
         allowed = allow_fault(self.context, kind, [planned.node], run="mttr by hand")
@@ -178,11 +181,11 @@ class Mttr:
             took, outcome = {"by_hand_s": None}, str(error)
         return {**asdict(planned), "at": at.isoformat(), **took, "outcome": outcome}
 
-    def write(self) -> None:
+    def write_figures(self) -> None:
         """Write every row so far, and the figures from them."""
         report = self.report
-        report["repairs"] = with_by_hand(report["repairs"], report["by_hand"])
-        report["summary"] = summary(report["repairs"], report["by_hand"])
+        report["repairs"] = add_hand_starts(report["repairs"], report["by_hand"])
+        report["summary"] = summarize_rows(report["repairs"], report["by_hand"])
         write_report(run_file(self.path), report)
         write_report(self.path, report["repairs"])
 
@@ -210,12 +213,12 @@ def run_repairs(
     mttr = Mttr(context, airflow, make_console(), path, rate)
     manual_mode.end_manual_mode(context, manual_start.HOLDER)
     check_no_maintenance(context)
-    began, before = time.monotonic(), data(context)
-    mttr.report = begin(
+    began, before = time.monotonic(), measure_data(context)
+    mttr.report = begin_report(
         load_report(run_file(path)), before, roles=roles, repairs=repairs, rate=rate, seed=seed
     )
-    planned = schedule(context.fleet, mttr.report["seed"], repairs=repairs, roles=roles)
-    left = still_to_do(planned, mttr.report)
+    planned = plan_steps(context.fleet, mttr.report["seed"], repairs=repairs, roles=roles)
+    left = remaining_steps(planned, mttr.report)
     mttr.console.print(
         f"seed {mttr.report['seed']}: {len(left)} of {len(planned)} repairs and hand starts to do"
     )
@@ -224,19 +227,19 @@ def run_repairs(
         live_feed(context, rows=round(rate * FEED_PERIOD_S), period_s=FEED_PERIOD_S),
     ):
         for step in left:
-            mttr.do(step)
-        after, seconds = data(context), time.monotonic() - began
+            mttr.run_step(step)
+        after, seconds = measure_data(context), time.monotonic() - began
     if left:  # else this run only does the reconciliation that a killed run did not do
-        mttr.report["data"] |= {"at_end": after, "stored_per_s": per_second(before, after, seconds)}
-    mttr.report["account"] = counted = account.summarize_report(
-        reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S)
+        mttr.report["data"] |= {"at_end": after, "stored_per_s": stored_per_second(before, after, seconds)}
+    mttr.report["account"] = counted = summarize_report(
+        reconcile_when_quiet(settings, deadline_s=RECONCILE_DEADLINE_S)
     )
     mttr.report["run"]["finished"] = True
-    mttr.write()
-    draw(mttr.report, path.with_suffix(".png"))
+    mttr.write_figures()
+    draw_repairs(mttr.report, path.with_suffix(".png"))
     print_figures(mttr.console, mttr.report, path)
     healed = all(row["outcome"] == HEALED for row in mttr.report["repairs"])
-    return 0 if healed and not wrongly_acted(mttr.report) and not account.has_faults(counted) else 1
+    return 0 if healed and not find_wrong_actions(mttr.report) and not has_faults(counted) else 1
 
 
 def run_file(rows: Path) -> Path:
@@ -244,7 +247,7 @@ def run_file(rows: Path) -> Path:
     return rows.with_suffix(".run.json")
 
 
-def wrongly_acted(report: Mapping[str, Any]) -> list[str]:
+def find_wrong_actions(report: Mapping[str, Any]) -> list[str]:
     """Return the nodes that were acted upon while another one was broken; there must be none."""
     rows = (*report["repairs"], *report["by_hand"])
     return sorted({name for row in rows for name in row.get("acted_elsewhere", ())})
@@ -272,7 +275,7 @@ def check_no_maintenance(context: Context) -> None:
             raise GuardRefused(f"{flag} Nothing would be recovered there; resume the recovery first")
 
 
-def begin(
+def begin_report(
     before: dict[str, Any],
     at_start: dict[str, Any],
     *,
@@ -285,16 +288,16 @@ def begin(
 
     A new one keeps the rows of other roles. Raises InputError when those were measured under another load.
     """
-    others = {name: of_other_roles(before.get(name, ()), roles) for name in ("repairs", "by_hand")}
+    others = {name: select_other_roles(before.get(name, ()), roles) for name in ("repairs", "by_hand")}
     if any(others.values()) and before["trades_per_s"] != rate:
         raise InputError(
             f"the report holds repairs of other roles at {before['trades_per_s']:.0f} trades a second, and {rate} "
             "were requested: name another file with --report, or move that one away"
         )
-    if goes_on(before, roles=roles, repairs=repairs, rate=rate, seed=seed):
+    if can_continue(before, roles=roles, repairs=repairs, rate=rate, seed=seed):
         return before
     return {
-        "machine": machine(),
+        "machine": describe_machine(),
         "seed": int(datetime.now(UTC).timestamp()) if seed is None else seed,
         "run": {"roles": sorted(roles), "repairs": repairs, "finished": False},
         "trades_per_s": rate,
@@ -306,17 +309,17 @@ def begin(
     }
 
 
-def data(context: Context) -> dict[str, Any]:
+def measure_data(context: Context) -> dict[str, Any]:
     """Return the amount of data: stored trades of those that Kafka still holds, and bytes on each node's volume."""
     return {
         "trades_stored": read_snapshot(context.settings).stored,
         "volume_bytes": {
-            name: bytes_below(context.settings.node_volume(name)) for name in context.fleet.nodes
+            name: count_bytes(context.settings.node_volume(name)) for name in context.fleet.nodes
         },
     }
 
 
-def bytes_below(directory: Path) -> int:
+def count_bytes(directory: Path) -> int:
     """Return the bytes on disk of the files below ``directory``, each file once; 0 when it is gone."""
     taken: dict[int, int] = {}
     # By descriptors, because a node may exchange a directory for a link meanwhile.
@@ -330,7 +333,7 @@ def bytes_below(directory: Path) -> int:
     return sum(taken.values())
 
 
-def per_second(before: dict[str, Any], after: dict[str, Any], seconds: float) -> float | None:
+def stored_per_second(before: dict[str, Any], after: dict[str, Any], seconds: float) -> float | None:
     """Return trades stored a second between two measurements of the data; None if Kafka didn't answer."""
     first, last = before["trades_stored"], after["trades_stored"]
     return None if first is None or last is None else round(float(last - first) / seconds, 1)
@@ -348,8 +351,8 @@ def print_figures(console: Console, report: dict[str, Any], path: Path) -> None:
     for role, of in report["summary"].items():
         ratio, phase = of["ratio"], of["largest_phase"]
         table.add_row(
-            role, str(of["n"]), str(of["healed"]), *(_pair(of["modes"][mode]["detect"]) for mode in MODES),
-            _pair(of["repair"]), _pair(of["consistent"]), str(of["by_hand"]["p50"]),
+            role, str(of["n"]), str(of["healed"]), *(_format_quantiles(of["modes"][mode]["detect"]) for mode in MODES),
+            _format_quantiles(of["repair"]), _format_quantiles(of["consistent"]), str(of["by_hand"]["p50"]),
             f"{ratio['p50']}/{ratio['max']}",
             "; ".join(f"{mode} {of['modes'][mode]['ratio_since_detected']['max']}" for mode in MODES),
             f"{phase} {of['phase_shares'][phase]:.0%}" if phase else "",
@@ -369,14 +372,16 @@ def print_figures(console: Console, report: dict[str, Any], path: Path) -> None:
         for name, aim in of["aims"].items():
             if not aim["met"]:
                 console.print(f"{role}: {name} {aim['measured']}, aim {aim['wanted']}: missed")
-    console.print(f"acted upon although nothing was wrong: {', '.join(wrongly_acted(report)) or 'no node'}")
+    console.print(
+        f"acted upon although nothing was wrong: {', '.join(find_wrong_actions(report)) or 'no node'}"
+    )
     counted, volumes = report["account"], report["data"]["at_start"]["volume_bytes"]
     shown = ", ".join(f"{name} {size / 2**20:.0f}" for name, size in volumes.items())
     console.print(
         f"data at the start, MiB: {shown}; stored {report['data'].get('stored_per_s')} trades a second"
     )
-    console.print(f"{account.format_summary(counted)}; see {path}")
+    console.print(f"{format_summary(counted)}; see {path}")
 
 
-def _pair(of: dict[str, Any]) -> str:
+def _format_quantiles(of: dict[str, Any]) -> str:
     return f"{of['p50']}/{of['p95']} (n {of['n']})"

@@ -13,7 +13,7 @@ from datetime import datetime
 from statistics import median
 from typing import Any
 
-from benchmarks.throughput.figures import percentile
+from benchmarks.throughput.figures import compute_percentile
 from kintsugi.chaos.victim_choice import shuffle_nodes
 from kintsugi.core.fleet import Fleet, Role
 from kintsugi.core.incident import Incident, Outcome
@@ -66,7 +66,7 @@ class HandStart:
     round: int
 
 
-def schedule(
+def plan_steps(
     fleet: Fleet, seed: int, *, repairs: int = REPAIRS, roles: Collection[Role] = tuple(Role)
 ) -> list[Repair | HandStart]:
     """Return what is broken in which order: ``repairs`` of each role, and a hand start after each fault of a round.
@@ -96,28 +96,28 @@ def schedule(
     return found
 
 
-def still_to_do(
+def remaining_steps(
     planned: Sequence[Repair | HandStart], document: Mapping[str, Any]
 ) -> list[Repair | HandStart]:
     """Return what of the schedule has no row in the report yet."""
-    repaired = {_key(row, "role", "fault", "mode", "round") for row in document.get("repairs", ())}
-    started = {_key(row, "role", "fault", "round") for row in document.get("by_hand", ())}
+    repaired = {_key_of(row, "role", "fault", "mode", "round") for row in document.get("repairs", ())}
+    started = {_key_of(row, "role", "fault", "round") for row in document.get("by_hand", ())}
     return [
         step
         for step in planned
         if (
-            _key(asdict(step), "role", "fault", "mode", "round") not in repaired
+            _key_of(asdict(step), "role", "fault", "mode", "round") not in repaired
             if isinstance(step, Repair)
-            else _key(asdict(step), "role", "fault", "round") not in started
+            else _key_of(asdict(step), "role", "fault", "round") not in started
         )
     ]
 
 
-def _key(row: Mapping[str, Any], *names: str) -> tuple[str, ...]:
+def _key_of(row: Mapping[str, Any], *names: str) -> tuple[str, ...]:
     return tuple(str(row[name]) for name in names)
 
 
-def goes_on(
+def can_continue(
     document: Mapping[str, Any], *, roles: Collection[Role], repairs: int, rate: int, seed: int | None
 ) -> bool:
     """Whether the report is of a run with the same arguments that was killed before its end."""
@@ -127,7 +127,7 @@ def goes_on(
     return same and seed in (None, document["seed"])
 
 
-def of_other_roles(rows: Iterable[Row], roles: Collection[Role]) -> list[Row]:
+def select_other_roles(rows: Iterable[Row], roles: Collection[Role]) -> list[Row]:
     """Return the rows that a run of ``roles`` doesn't replace."""
     return [row for row in rows if row["role"] not in {role.value for role in roles}]
 
@@ -172,20 +172,20 @@ def row_of(
         **asdict(planned),
         "kind": planned.kind,
         "at": t0.isoformat(),
-        "detect_s": _rounded((incidents[0].detected_at - t0).total_seconds()) if incidents else None,
-        "repair_s": _rounded(serves_again_s(looks, acted_until_s(incidents, t0))),
-        "consistent_s": _since(told.consistent_at, t0) if told else None,
+        "detect_s": _round_seconds((incidents[0].detected_at - t0).total_seconds()) if incidents else None,
+        "repair_s": _round_seconds(serves_again_s(looks, acted_until_s(incidents, t0))),
+        "consistent_s": _seconds_since(told.consistent_at, t0) if told else None,
         "phases": {phase.value: round(seconds, 1) for phase, seconds in told.phases().items()}
         if told
         else {},
         "attempts": attempts,
         "by": ", ".join(attempts) or "init",
         "incidents": [one.id for one in incidents],
-        "outcome": trouble or _outcome(incidents),
+        "outcome": trouble or _outcome_of(incidents),
     }
 
 
-def _outcome(incidents: Sequence[Incident]) -> str:
+def _outcome_of(incidents: Sequence[Incident]) -> str:
     """Return the outcome: a node that serves with nothing open is healed, unless its last incident says otherwise."""
     last = incidents[-1] if incidents else None
     if last is None or last.outcome in (Outcome.HEALED, Outcome.FALSE_ALARM):
@@ -193,15 +193,15 @@ def _outcome(incidents: Sequence[Incident]) -> str:
     return f"{last.outcome}: {last.reason}"
 
 
-def _since(moment: datetime | None, t0: datetime) -> float | None:
-    return None if moment is None else _rounded((moment - t0).total_seconds())
+def _seconds_since(moment: datetime | None, t0: datetime) -> float | None:
+    return None if moment is None else _round_seconds((moment - t0).total_seconds())
 
 
-def _rounded(seconds: float | None) -> float | None:
+def _round_seconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(max(0.0, seconds), 1)
 
 
-def with_by_hand(rows: Iterable[Row], started: Sequence[Row]) -> list[Row]:
+def add_hand_starts(rows: Iterable[Row], started: Sequence[Row]) -> list[Row]:
     """Return the rows with ``by_hand_s`` and ``ratio``: recovery ÷ hand start of the same node after the same fault.
 
     ``ratio_since_detected`` leaves out the seconds before the detection, which the hand start does not have either.
@@ -210,18 +210,18 @@ def with_by_hand(rows: Iterable[Row], started: Sequence[Row]) -> list[Row]:
     """
     found = []
     for row in rows:
-        by_hand_s = _by_hand_s(row, started)
-        ratio = _ratio(row["repair_s"], 0.0, by_hand_s)
-        since = _ratio(row["repair_s"], row["detect_s"] or 0.0, by_hand_s)
+        by_hand_s = _find_by_hand_s(row, started)
+        ratio = _divide_times(row["repair_s"], 0.0, by_hand_s)
+        since = _divide_times(row["repair_s"], row["detect_s"] or 0.0, by_hand_s)
         found.append({**row, "by_hand_s": by_hand_s, "ratio": ratio, "ratio_since_detected": since})
     return found
 
 
-def _ratio(repair_s: float | None, detect_s: float, by_hand_s: float | None) -> float | None:
+def _divide_times(repair_s: float | None, detect_s: float, by_hand_s: float | None) -> float | None:
     return round((repair_s - detect_s) / by_hand_s, 2) if repair_s is not None and by_hand_s else None
 
 
-def _by_hand_s(row: Row, started: Sequence[Row]) -> float | None:
+def _find_by_hand_s(row: Row, started: Sequence[Row]) -> float | None:
     for same in (("role", "fault", "node"), ("role", "fault")):
         values: list[float] = [
             one["by_hand_s"]
@@ -233,10 +233,10 @@ def _by_hand_s(row: Row, started: Sequence[Row]) -> float | None:
     return None
 
 
-def summary(rows: Sequence[Row], started: Sequence[Row]) -> dict[str, Any]:
+def summarize_rows(rows: Sequence[Row], started: Sequence[Row]) -> dict[str, Any]:
     """Return by role: recoveries, how many healed, quantiles in seconds, the share of each phase, the aims."""
     return {
-        role.value: _of_role(
+        role.value: _summarize_role(
             [row for row in rows if row["role"] == role.value],
             [one for one in started if one["role"] == role.value],
         )
@@ -245,37 +245,40 @@ def summary(rows: Sequence[Row], started: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _of_role(rows: Sequence[Row], started: Sequence[Row]) -> dict[str, Any]:
+def _summarize_role(rows: Sequence[Row], started: Sequence[Row]) -> dict[str, Any]:
     shares = phase_shares(rows)
     found: dict[str, Any] = {
         "n": len(rows),
         "healed": sum(row["outcome"] == HEALED for row in rows),
-        **{name: quantiles(row[f"{name}_s"] for row in rows) for name in ("detect", "repair", "consistent")},
-        "by_hand": quantiles(one["by_hand_s"] for one in started),
-        "ratio": quantiles(row["ratio"] for row in rows),
+        **{
+            name: compute_quantiles(row[f"{name}_s"] for row in rows)
+            for name in ("detect", "repair", "consistent")
+        },
+        "by_hand": compute_quantiles(one["by_hand_s"] for one in started),
+        "ratio": compute_quantiles(row["ratio"] for row in rows),
         "phase_shares": shares,
         "largest_phase": max(shares, key=shares.__getitem__, default=None),
     }
     modes = {
         mode: {
-            name: quantiles(row[key] for row in rows if row["mode"] == mode)
+            name: compute_quantiles(row[key] for row in rows if row["mode"] == mode)
             for name, key in (("detect", "detect_s"), ("repair", "repair_s"), ("ratio", "ratio"),
                               ("ratio_since_detected", "ratio_since_detected"))
         }
         for mode in MODES
     }  # fmt: skip
-    return {**found, "modes": modes, "aims": _aims(found, modes)}
+    return {**found, "modes": modes, "aims": _judge_aims(found, modes)}
 
 
-def quantiles(values: Iterable[float | None]) -> dict[str, float | int | None]:
+def compute_quantiles(values: Iterable[float | None]) -> dict[str, float | int | None]:
     """Return ``n``, ``p50``, ``p95`` and ``max`` of the measured values, by nearest rank; None without any."""
     measured = [value for value in values if value is not None]
     if not measured:
         return {"n": 0, "p50": None, "p95": None, "max": None}
     return {
         "n": len(measured),
-        "p50": percentile(measured, 50),
-        "p95": percentile(measured, 95),
+        "p50": compute_percentile(measured, 50),
+        "p95": compute_percentile(measured, 95),
         "max": max(measured),
     }
 
@@ -289,7 +292,7 @@ def phase_shares(rows: Iterable[Row]) -> dict[str, float]:
     return {phase: round(seconds / total, 3) for phase, seconds in spent.items()} if total else {}
 
 
-def _aims(found: Mapping[str, Any], modes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _judge_aims(found: Mapping[str, Any], modes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return for each aim: the aim, the measured value (or None), and whether it was met.
 
     Detection is measured where the node refuses: silence is no proof before it has lasted ``HUNG_AFTER_S``.

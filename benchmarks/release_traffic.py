@@ -64,7 +64,7 @@ class TrafficProbe:
 
 
 @contextmanager
-def flowing(beats: dict[str, tuple[float, Beat]]) -> Iterator[list[TrafficProbe]]:
+def run_traffic(beats: dict[str, tuple[float, Beat]]) -> Iterator[list[TrafficProbe]]:
     """Repeat all ``beats`` (by name: seconds between, and what to do) while the block runs; yields their probes."""
     stop = threading.Event()
     pulses = [TrafficProbe(name, every_s) for name, (every_s, _) in beats.items()]
@@ -83,7 +83,7 @@ def flowing(beats: dict[str, tuple[float, Beat]]) -> Iterator[list[TrafficProbe]
 
 
 @contextmanager
-def producing(fleet: Fleet) -> Iterator[Beat]:
+def open_record_beat(fleet: Fleet) -> Iterator[Beat]:
     """Yield a beat that produces one record with acks=all, to a partition of another broker each time."""
     from kafka import KafkaAdminClient, KafkaProducer
     from kafka.errors import TopicAlreadyExistsError
@@ -98,17 +98,17 @@ def producing(fleet: Fleet) -> Iterator[Beat]:
         except TopicAlreadyExistsError:
             log.info("%s is there already", TOPIC)
         producer = KafkaProducer(bootstrap_servers=brokers, acks="all", **kafka_options(Principal.RECOVERY))
-        stack.callback(_close, producer)
+        stack.callback(_close_producer, producer)
         numbers = count()
 
-        def beat() -> None:
+        def produce_record() -> None:
             number = next(numbers)
             producer.send(TOPIC, str(number).encode(), partition=number % len(brokers)).get(timeout=ACK_S)
 
-        yield beat
+        yield produce_record
 
 
-def _close(producer: KafkaProducer) -> None:
+def _close_producer(producer: KafkaProducer) -> None:
     from kafka.errors import KafkaError
 
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import release_traffic
-from benchmarks.harness import machine, write_report
+from benchmarks.harness import describe_machine, write_report
 from benchmarks.release_traffic import TrafficProbe
 from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.errors import GuardRefused, KintsugiError
@@ -77,11 +77,12 @@ def run_trials(context: Context, report: Path | None = None) -> int:
         console.rule(f"[bold]{trial.name}", align="left")
         row = run_trial(context, trial)
         rows.append(row)
-        _write(report, rows)
+        _write_rows(report, rows)
         mark = "[green]✓" if row["as_designed"] else "[red]✗"
         console.print(f"{mark}[/] {row['state']}: {row['reason']}")
         console.print(
-            f"  touched: {', '.join(row['touched']) or 'no node'}; {row['seconds']} s; {_say(row['traffic'])}"
+            f"  updated: {', '.join(row['touched']) or 'no node'}; {row['seconds']} s; "
+            f"{_format_traffic(row['traffic'])}"
         )
     return 0 if all(row["as_designed"] for row in rows) else 1
 
@@ -94,18 +95,18 @@ def run_trial(context: Context, trial: Trial) -> dict[str, Any]:
             "no release is known-good yet, so there is nothing to return to; roll one out first"
         )
     steady_state.await_steady(lambda: steady_state.observe_fleet(context))
-    bad = with_mistake(context, assignment.open_release(context, good.digest), trial)
+    bad = build_bad_release(context, assignment.open_release(context, good.digest), trial)
     airflow = ControlPlane(context.settings).airflow
     airflow.unpause(DAG_ID)
     started = time.monotonic()
-    with _work(context) as pulses:
+    with _run_traffic(context) as pulses:
         conf = {"release": bad.digest, "hold_seconds": HOLD_S, "dry_run": False, "again": True}
         run_id = airflow.trigger(DAG_ID, conf)
         airflow.await_run(DAG_ID, run_id, RUN_S)
     return {**judge_trial(context, trial, run_id, pulses), "seconds": round(time.monotonic() - started, 1)}
 
 
-def with_mistake(context: Context, good: Release, trial: Trial) -> Release:
+def build_bad_release(context: Context, good: Release, trial: Trial) -> Release:
     """Return the release ``good`` with the trial's mistake, on disk, in S3 and on record; raises KintsugiError."""
     with tempfile.TemporaryDirectory(prefix="kintsugi-trial-") as scratch:
         tree = Path(scratch) / "tree"
@@ -149,26 +150,26 @@ def judge_trial(
 
 
 @contextmanager
-def _work(context: Context) -> Iterator[list[TrafficProbe]]:
+def _run_traffic(context: Context) -> Iterator[list[TrafficProbe]]:
     """Send records with acks=all, and synthetic trades if the stream runs."""
-    with release_traffic.producing(context.fleet) as produce:
+    with release_traffic.open_record_beat(context.fleet) as produce:
         beats: dict[str, tuple[float, release_traffic.Beat]] = {"acks=all": (0.1, produce)}
         if stream_driver.should_run(context):
-            beats["canary"] = (5.0, lambda: _canary(context))
-        with release_traffic.flowing(beats) as pulses:
+            beats["canary"] = (5.0, lambda: _send_synthetic_trade(context))
+        with release_traffic.run_traffic(beats) as pulses:
             yield pulses
 
 
-def _canary(context: Context) -> None:
+def _send_synthetic_trade(context: Context) -> None:
     steady_state.verify_synthetic_trade(context)
 
 
-def _say(works: Sequence[dict[str, Any]]) -> str:
+def _format_traffic(works: Sequence[dict[str, Any]]) -> str:
     return ", ".join(
         f"{work['work']}: {work['done']} done, {work['failed']} failed, at most {work['longest_s']} s between two"
         for work in works
     )
 
 
-def _write(report: Path, rows: Sequence[dict[str, Any]]) -> None:
-    write_report(report, {"machine": machine(), "trials": list(rows)})
+def _write_rows(report: Path, rows: Sequence[dict[str, Any]]) -> None:
+    write_report(report, {"machine": describe_machine(), "trials": list(rows)})

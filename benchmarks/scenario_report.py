@@ -6,13 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.live_kills import Announcement, Death, kills, live_kills
-from benchmarks.scenarios import ExpectedPages, Scenario, Told, judge_kills, judge_pages, judge_scenario
+from benchmarks.live_kills import Announcement, Death, find_live_kills, find_unexplained_deaths
+from benchmarks.scenarios import (
+    ExpectedPages,
+    IncidentContent,
+    Scenario,
+    judge_kills,
+    judge_pages,
+    judge_scenario,
+)
 from kintsugi.chaos.experiment import night_figures
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.core.incident import Incident
 
-ACCOUNT_DEADLINE_S = 150.0
+RECONCILE_DEADLINE_S = 150.0
 NOT_BEGUN = "not begun"
 PATTERN_PAGES = ("page/unfounded/", "page/pattern/", "page/flapping/", "page/crash")
 
@@ -62,25 +69,25 @@ def empty_row(scenario: Scenario) -> Row:
 
 def row_of(scenario: Scenario, seen: Seen) -> Row:
     """Return the row of a scenario; times in seconds since the fault."""
-    told = told_by(seen.incidents)
+    told = summarize_incidents(seen.incidents)
     own = [one for one in seen.incidents if one.node in scenario.nodes]
     about = pages_about(scenario, seen.pages)
     allowed = scenario.nodes if scenario.may_kill_serving else ()
-    killed = kills(seen.deaths or (), seen.announcements)
-    live = None if seen.deaths is None else live_kills(seen.deaths, seen.announcements, allowed)
-    why = first(
+    killed = find_unexplained_deaths(seen.deaths or (), seen.announcements)
+    live = None if seen.deaths is None else find_live_kills(seen.deaths, seen.announcements, allowed)
+    why = first_reason(
         f"a live node was killed: {live[0]}" if live else None,
         judge_kills(scenario, [death.node for death in killed]),
         *seen.troubles,
         judge_scenario(scenario, told, seen.healed),
         judge_pages(scenario, about),
-        unaccounted(seen.counted),
+        judge_reconciliation(seen.counted),
     )
     return {
         **empty_row(scenario),
         "verdict": sorted({verdict for one in told for verdict in one.verdicts}),
         "action": [action for one in told for action in one.actions],
-        "phases": slowest(own).get("phases", {}),
+        "phases": find_slowest(own).get("phases", {}),
         "repairs": [night_figures(one) for one in own],
         "outcome": "as designed" if why is None else why,
         "as_designed": why is None,
@@ -109,24 +116,24 @@ def pages_about(scenario: Scenario, pages: Mapping[str, str]) -> list[str]:
     )
 
 
-def first(*reasons: str | None) -> str | None:
+def first_reason(*reasons: str | None) -> str | None:
     """Return the first reason that is not None."""
     return next((reason for reason in reasons if reason is not None), None)
 
 
-def unaccounted(counted: Mapping[str, Any]) -> str | None:
+def judge_reconciliation(counted: Mapping[str, Any]) -> str | None:
     """Return why the reconciliation doesn't show a working pipeline, None when it does: a stalled one loses nothing."""
     if not counted:
-        return "the account could not be taken"
+        return "the reconciliation failed"
     if waiting := counted["in_flight"]:
-        return f"{waiting:,} trades had not come through {ACCOUNT_DEADLINE_S:.0f} s after all was well"
+        return f"{waiting:,} trades had not come through {RECONCILE_DEADLINE_S:.0f} s after all was well"
     return None
 
 
-def told_by(incidents: Sequence[Incident]) -> list[Told]:
+def summarize_incidents(incidents: Sequence[Incident]) -> list[IncidentContent]:
     """Return the content of each incident, as ``benchmarks.scenarios.judge_scenario`` takes it."""
     return [
-        Told(
+        IncidentContent(
             one.node,
             [str(entry.data["verdict"]) for entry in one.entries if "verdict" in entry.data],
             [str(action) for action in one.attempts()],
@@ -136,7 +143,7 @@ def told_by(incidents: Sequence[Incident]) -> list[Told]:
     ]
 
 
-def slowest(incidents: Sequence[Incident]) -> dict[str, Any]:
+def find_slowest(incidents: Sequence[Incident]) -> dict[str, Any]:
     """Return the figures of the recovery that took longest; empty without one."""
     rows = [night_figures(one) for one in incidents]
     return max(rows, key=lambda row: row["repaired_s"] or 0.0, default={})

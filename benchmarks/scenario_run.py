@@ -30,14 +30,14 @@ from benchmarks.harness import (
 from benchmarks.kill_recorder import MOST_BLIND_S, RunningRecorder
 from benchmarks.live_kills import Announcement, Death
 from benchmarks.scenario_report import (
-    ACCOUNT_DEADLINE_S,
     NOT_BEGUN,
+    RECONCILE_DEADLINE_S,
     Row,
     Seen,
     empty_row,
     pages_about,
     row_of,
-    told_by,
+    summarize_incidents,
 )
 from benchmarks.scenarios import ExpectedPages, Scenario, victims_without_action
 from kintsugi.chaos import guard
@@ -52,8 +52,8 @@ from kintsugi.core.processes import wait_until
 from kintsugi.db.store import StoreUnavailable
 from kintsugi.operations import readiness
 from kintsugi.operations.context import Context
-from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.installation import reconcile_when_quiet
+from kintsugi.pipeline.reconcile.summary import summarize_report
 from kintsugi.recovery.guard_model import APPROVE
 
 if TYPE_CHECKING:
@@ -84,11 +84,11 @@ class Run:
     def victims(self) -> list[str]:
         return [name for scenario in self.scenarios for name in scenario.nodes]
 
-    def others(self, scenario: Scenario) -> set[str]:
+    def other_victims(self, scenario: Scenario) -> set[str]:
         """The victims of the scenarios that run at the same time."""
         return {name for one in self.scenarios if one is not scenario for name in one.nodes}
 
-    def announce(self, scenario: Scenario, names: Sequence[str]) -> None:
+    def announce_kills(self, scenario: Scenario, names: Sequence[str]) -> None:
         """Record that the experiment is about to end processes of these nodes."""
         if FAULTS[scenario.fault].kills:
             at = datetime.now(UTC)
@@ -121,11 +121,11 @@ def run_scenarios(
         ended_at = datetime.now(UTC)
     counted = reconciliation_report(run, fed)
     incidents = incidents_since(context, run.t0)
-    pages = awaited_pages(run)
-    deaths, blind = recorded(run, ended_at)
+    pages = await_pages(run)
+    deaths, blind = read_deaths(run, ended_at)
     rows = []
     for scenario in scenarios:
-        others = run.others(scenario)
+        others = run.other_victims(scenario)
         seen = Seen(
             incidents=[one for one in incidents if one.node not in others],
             healed=healed,
@@ -152,7 +152,7 @@ def inject_and_recover(run: Run, fed: list[Any]) -> bool:
     with tail_journal(context, run.t0, run.console):
         try:
             inject_all(run)
-            healed = await_healing(run)
+            healed = await_recovery(run)
             if healed and any(scenario.asks for scenario in run.scenarios):
                 run.console.print(f"  the {len(fed)} files that came in meanwhile are replayed")
                 keys = [key for key, _ in fed]
@@ -170,14 +170,14 @@ def inject_all(run: Run) -> None:
     """Inject, hold and undo the fault of every scenario, all at once; raises the first failure at the end."""
     failures: list[Exception] = []
 
-    def one(scenario: Scenario) -> None:
+    def inject_one(scenario: Scenario) -> None:
         try:
-            inject(run, scenario)
+            inject_fault(run, scenario)
         except Exception as error:  # noqa: BLE001 - raised by the caller's thread
             failures.append(error)
 
     threads = [
-        threading.Thread(target=one, args=(scenario,), name=scenario.name, daemon=True)
+        threading.Thread(target=inject_one, args=(scenario,), name=scenario.name, daemon=True)
         for scenario in run.scenarios
     ]
     for thread in threads:
@@ -210,33 +210,33 @@ def longest_s(scenario: Scenario) -> float:
     )
 
 
-def inject(run: Run, scenario: Scenario) -> None:
+def inject_fault(run: Run, scenario: Scenario) -> None:
     """Inject one fault and undo it. A fault without ``hold_s`` is undone when its scenario is over."""
     context, fault = run.context, FAULTS[scenario.fault]
     bystanders = guard.Bystanders(context, run.victims, run.t0)
 
-    def announce(names: Sequence[str]) -> None:
-        run.announce(scenario, names)
+    def announce_kills(names: Sequence[str]) -> None:
+        run.announce_kills(scenario, names)
 
-    def again() -> None:
-        announce(scenario.nodes)
+    def inject_again() -> None:
+        announce_kills(scenario.nodes)
         fault.make(context, scenario.nodes)
 
     with fault_in_force(
-        context, scenario.fault, scenario.nodes, longest_s=longest_s(scenario), announce=announce
+        context, scenario.fault, scenario.nodes, longest_s=longest_s(scenario), announce=announce_kills
     ):
         if scenario.again:
             await_configure(run)
-            again()
+            inject_again()
         if (seconds := hold_s(scenario)) is not None:
-            hold_fault(seconds, bystanders.check, again=again, every_s=fault.every_s)
+            hold_fault(seconds, bystanders.check, again=inject_again, every_s=fault.every_s)
         elif fault.outlasts_repair:
             await_end(run, scenario)
-        elif fault.take_back is not None and scenario.incident and not await_healing(run, only=scenario):
+        elif fault.take_back is not None and scenario.incident and not await_recovery(run, only=scenario):
             raise StepFailed(f"{scenario.name}: {' and '.join(scenario.nodes)} did not recover")
 
 
-def await_healing(run: Run, only: Scenario | None = None) -> bool:
+def await_recovery(run: Run, only: Scenario | None = None) -> bool:
     """Whether all victims (of the scenario ``only``) serve again with nothing open.
 
     A slow machine gets more time: the wait ends when no journal had a new entry for the scenarios' deadline, or after
@@ -282,11 +282,11 @@ def is_over(run: Run, scenario: Scenario, incidents: Sequence[Incident]) -> bool
 
     ``incidents``: those that began since the fault.
     """
-    incidents = concerning(run, scenario, incidents)
+    incidents = select_incidents(run, scenario, incidents)
     if any(one.closed_at is None for one in incidents):
         return False
     healed = {one.node for one in incidents if one.outcome is Outcome.HEALED}
-    if victims_without_action(scenario, told_by(incidents)) or (
+    if victims_without_action(scenario, summarize_incidents(incidents)) or (
         scenario.must and not set(scenario.nodes) <= healed
     ):
         return (
@@ -299,64 +299,64 @@ def is_over(run: Run, scenario: Scenario, incidents: Sequence[Incident]) -> bool
     )
 
 
-def concerning(run: Run, scenario: Scenario, incidents: Sequence[Incident]) -> list[Incident]:
+def select_incidents(run: Run, scenario: Scenario, incidents: Sequence[Incident]) -> list[Incident]:
     """Return the incidents of a scenario: of its victims and bystanders, not of the other scenario."""
-    others = run.others(scenario)
+    others = run.other_victims(scenario)
     return [one for one in incidents if one.node not in others]
 
 
 def await_configure(run: Run, deadline_s: float = 120) -> None:
     """Wait until the recovery configures the new node; raises StepFailed at the deadline."""
 
-    def configures() -> bool:
+    def is_configuring() -> bool:
         found = incidents_since(run.context, run.t0)
         return any(entry.step == "configure" for one in found for entry in one.entries)
 
-    if not wait_until(configures, deadline_s):
+    if not wait_until(is_configuring, deadline_s):
         raise StepFailed(f"no recovery configured a node within {deadline_s:.0f} s")
 
 
 def await_end(run: Run, scenario: Scenario) -> None:
     """Wait until every incident of a fault that outlasts its recovery is closed."""
 
-    def ended() -> bool:
-        incidents = concerning(run, scenario, incidents_since(run.context, run.t0))
+    def has_ended() -> bool:
+        incidents = select_incidents(run, scenario, incidents_since(run.context, run.t0))
         return bool(incidents) and all(one.closed_at for one in incidents)
 
-    if not wait_until(ended, scenario.deadline_s, pause=0.5):
+    if not wait_until(has_ended, scenario.deadline_s, pause=0.5):
         raise StepFailed(f"{scenario.name}: the recovery did not end while the fault was in force")
 
 
 def reconciliation_report(run: Run, fed: Any) -> dict[str, Any]:
     """Return the reconciliation of the trades that came in meanwhile; empty when it fails."""
     try:
-        return account.summarize_report(
-            reconcile_when_quiet(run.context.settings, deadline_s=ACCOUNT_DEADLINE_S, files=fed)
+        return summarize_report(
+            reconcile_when_quiet(run.context.settings, deadline_s=RECONCILE_DEADLINE_S, files=fed)
         )
     except (KintsugiError, OSError) as error:
         run.console.print(f"  [red]no reconciliation: {error}")
         return {}
 
 
-def awaited_pages(run: Run) -> dict[str, str]:
+def await_pages(run: Run) -> dict[str, str]:
     """Return every page since the fault; waits for required pages, because the watchdog collects them once a minute."""
 
-    def complete() -> bool:
+    def has_required_pages() -> bool:
         pages = pages_since(run.context, run.t0)
         return all(
             pages_about(scenario, pages) for scenario in run.scenarios if scenario.pages is ExpectedPages.MUST
         )
 
-    wait_until(complete, PAGE_DEADLINE_S, pause=1.0)
+    wait_until(has_required_pages, PAGE_DEADLINE_S, pause=1.0)
     return pages_since(run.context, run.t0)
 
 
-def recorded(run: Run, ended_at: datetime) -> tuple[Sequence[Death] | None, str | None]:
+def read_deaths(run: Run, ended_at: datetime) -> tuple[Sequence[Death] | None, str | None]:
     """Return the deaths since the fault, None without a recorder; and why they can't be relied on, or None."""
     if run.recorder is None:
         return None, None
     try:
-        seen = run.recorder.between(run.t0, ended_at)
+        seen = run.recorder.read_period(run.t0, ended_at)
     except (StepFailed, OSError, ValueError) as failure:
         return None, str(failure)
     if seen.blind_s > MOST_BLIND_S:

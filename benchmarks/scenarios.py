@@ -68,14 +68,14 @@ class Scenario:
         return f"{self.fault}{'_twice' if self.again else ''}{held}:{'+'.join(self.nodes)}"
 
 
-def one_each(
+def build_for_each(
     fault: str, names: Iterable[str], verdicts: frozenset[FailureMode], **more: object
 ) -> list[Scenario]:
     return [Scenario(fault, (name,), verdicts, **more) for name in names]  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class IncidentContent:
     """What an incident contains: its node, its failure modes, its actions, its messages."""
 
     node: str
@@ -84,7 +84,7 @@ class Told:
     words: str = ""
 
 
-def judge_scenario(scenario: Scenario, incidents: Sequence[Told], healed: bool) -> str | None:
+def judge_scenario(scenario: Scenario, incidents: Sequence[IncidentContent], healed: bool) -> str | None:
     """Return why the scenario isn't as designed, None when it is.
 
     ``incidents``: the content of each incident that began since the fault.
@@ -92,7 +92,7 @@ def judge_scenario(scenario: Scenario, incidents: Sequence[Told], healed: bool) 
     if not healed:
         return f"not healed; its journals stood still for {scenario.deadline_s:.0f} s, or went on for far too long"
     for told in incidents:
-        if (why := _unexpected(scenario, told.node, set(told.verdicts), set(told.actions))) is not None:
+        if (why := _find_unexpected(scenario, told.node, set(told.verdicts), set(told.actions))) is not None:
             return why
     for node in victims_without_action(scenario, incidents):
         return f"{node} should have got {' or '.join(sorted(scenario.must))}"
@@ -102,7 +102,7 @@ def judge_scenario(scenario: Scenario, incidents: Sequence[Told], healed: bool) 
     return None
 
 
-def victims_without_action(scenario: Scenario, incidents: Sequence[Told]) -> list[str]:
+def victims_without_action(scenario: Scenario, incidents: Sequence[IncidentContent]) -> list[str]:
     """Return the victims without an action that they must have; ``incidents`` as for ``judge_scenario``."""
     if not scenario.must:
         return []
@@ -110,7 +110,7 @@ def victims_without_action(scenario: Scenario, incidents: Sequence[Told]) -> lis
     return [node for node in scenario.nodes if node not in had]
 
 
-def _unexpected(scenario: Scenario, node: str, verdicts: set[str], actions: set[str]) -> str | None:
+def _find_unexpected(scenario: Scenario, node: str, verdicts: set[str], actions: set[str]) -> str | None:
     """Return a failure mode or an action of the node that the scenario doesn't expect."""
     if actions and (node not in scenario.nodes or not scenario.incident):
         return f"{node} was acted upon ({', '.join(sorted(actions))}), though it should have been left alone"

@@ -15,19 +15,19 @@ from benchmarks.allowed_fault import allow_fault
 from benchmarks.demo import LIVE_PERIOD_S, LIVE_ROWS, Demo, live_feed
 from benchmarks.harness import (
     await_steady_state,
+    describe_machine,
     incidents_since,
-    machine,
     report_path,
     write_report,
 )
-from benchmarks.mttr_figures import quantiles
+from benchmarks.mttr_figures import compute_quantiles
 from kintsugi.chaos.victim_choice import shuffle_nodes
 from kintsugi.core.incident import acted_on_others
 from kintsugi.core.settings import Settings
 from kintsugi.installation.unpause import unpause_dags
 from kintsugi.operations.context import Context
-from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.installation import reconcile_when_quiet
+from kintsugi.pipeline.reconcile.summary import format_summary, summarize_report
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,23 +52,23 @@ def run_rounds(
     unpause_dags(context)
     figures: list[dict[str, Any]] = []
     with live_feed(context):
-        for number, names in enumerate(orders(context, rounds, seed), start=1):
+        for number, names in enumerate(plan_rounds(context, rounds, seed), start=1):
             for name in names:
                 await_steady_state(context)
                 allow_fault(context, "volume_lost", [name], run="sequential-recovery")
                 console.print(f"round {number}")
                 began = datetime.now(UTC)
-                healed = demo.break_and_heal(context, name, STANDSTILL_S)
+                healed = demo.break_and_recover(context, name, STANDSTILL_S)
                 others = acted_on_others(incidents_since(context, began), [name])
                 figures.append({**healed, "round": number, "acted_elsewhere": others})
                 write_figures(report, seed, figures, None)
-    counted = account.summarize_report(reconcile_when_quiet(settings, deadline_s=180))
+    counted = summarize_report(reconcile_when_quiet(settings, deadline_s=180))
     write_figures(report, seed, figures, counted)
     print_figures(console, figures, counted)
     return 0 if counted["complete"] and not any(row["acted_elsewhere"] for row in figures) else 1
 
 
-def orders(context: Context, rounds: int, seed: int) -> list[list[str]]:
+def plan_rounds(context: Context, rounds: int, seed: int) -> list[list[str]]:
     """Return the nodes' names in the order of each round: first as in the fleet file, then shuffled by the seed."""
     first = list(context.fleet.nodes)
     return [
@@ -82,17 +82,17 @@ def write_figures(
 ) -> None:
     """Write every figure so far, also when a later recovery fails."""
     document = {
-        "machine": machine(),
+        "machine": describe_machine(),
         "seed": seed,
         "trades_per_s": LIVE_ROWS / LIVE_PERIOD_S,
         "recoveries": list(figures),
-        "by_role": by_role(figures),
+        "by_role": summarize_by_role(figures),
         "account": counted,
     }
     write_report(report, document)
 
 
-def by_role(figures: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def summarize_by_role(figures: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return median, p95 and maximum of detection, recovery and consistency, in seconds, by role and for ``all``.
 
     Quantiles by nearest rank (`benchmarks.mttr_figures.quantiles`).
@@ -100,7 +100,7 @@ def by_role(figures: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     roles = [*dict.fromkeys(str(row["role"]) for row in figures), ALL]
     return {
         role: {
-            name: quantiles(row[name] for row in figures if role in (ALL, row["role"]))
+            name: compute_quantiles(row[name] for row in figures if role in (ALL, row["role"]))
             for name in ("detected_s", "repaired_s", "consistent_s")
         }
         for role in roles
@@ -118,7 +118,7 @@ def print_figures(console: Console, figures: Sequence[dict[str, Any]], counted: 
             ", ".join(row["attempts"]),
         )  # fmt: skip
     console.print(table)
-    for role, of in by_role(figures).items():
+    for role, of in summarize_by_role(figures).items():
         spread = (
             f"{name} p50 {one['p50']}, p95 {one['p95']}, max {one['max']} (n {one['n']})"
             for name, one in of.items()
@@ -129,4 +129,4 @@ def print_figures(console: Console, figures: Sequence[dict[str, Any]], counted: 
             console.print(
                 f"[red]while {row['node']} was sick, {', '.join(row['acted_elsewhere'])} was acted upon"
             )
-    console.print(account.format_summary(counted))
+    console.print(format_summary(counted))

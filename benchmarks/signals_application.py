@@ -58,7 +58,7 @@ class Score:
     level: str
     signal: str
     trades: int = 0
-    planted: int = 0
+    injected: int = 0
     found: int = 0
     alerts: int = 0
     right: int = 0
@@ -71,8 +71,8 @@ class Score:
 
     @property
     def recall(self) -> float | None:
-        """Found over planted; None when nothing was planted."""
-        return self.found / self.planted if self.planted else None
+        """Found over injected; None when nothing was injected."""
+        return self.found / self.injected if self.injected else None
 
     @property
     def false_per_million(self) -> float:
@@ -86,7 +86,7 @@ class Score:
         }  # fmt: skip
 
 
-def local_spark() -> SparkSession:
+def start_spark() -> SparkSession:
     """Yield a small Spark in this process, on the loopback address."""
     return (
         SparkSession.builder.master("local[1]").appName("evaluate_signals")
@@ -101,7 +101,7 @@ def local_spark() -> SparkSession:
     )  # fmt: skip
 
 
-def usual(spark: SparkSession, made: GeneratedDay) -> list[tuple[Any, ...]]:
+def compute_baseline(spark: SparkSession, made: GeneratedDay) -> list[tuple[Any, ...]]:
     """Return what `build_baseline` makes of the day's end-of-day files."""
     names = ("symbol", "as_of", *BUCKET_VALUES, *STATISTICS)
     rows: list[tuple[Any, ...]] = []
@@ -116,7 +116,7 @@ def usual(spark: SparkSession, made: GeneratedDay) -> list[tuple[Any, ...]]:
     return rows
 
 
-def messages(made: GeneratedDay) -> Iterator[pa.Table]:
+def iterate_messages(made: GeneratedDay) -> Iterator[pa.Table]:
     """Yield the day's trades as Kafka's source returns them, a batch at a time."""
     schema = pa.schema(
         [
@@ -128,7 +128,7 @@ def messages(made: GeneratedDay) -> Iterator[pa.Table]:
     )
     offsets = [0] * PARTITIONS
     values: list[dict[str, Any]] = []
-    for line in _lines(made):
+    for line in _iterate_lines(made):
         trade = parse_trade(line)
         if isinstance(trade, Rejection):
             continue
@@ -148,18 +148,18 @@ def messages(made: GeneratedDay) -> Iterator[pa.Table]:
         yield pa.Table.from_pylist(values, schema)
 
 
-def _lines(made: GeneratedDay) -> Iterator[str]:
+def _iterate_lines(made: GeneratedDay) -> Iterator[str]:
     for path in made.trade_files:
         with path.open() as file:
             next(file)  # the header
             yield from (line.rstrip("\n") for line in file)
 
 
-def stream(spark: SparkSession, made: GeneratedDay) -> InMemoryRepository:
+def run_stream(spark: SparkSession, made: GeneratedDay) -> InMemoryRepository:
     """Return the tables after the day went through the stream's own functions."""
-    store, baseline = InMemoryRepository(), usual(spark, made)
+    store, baseline = InMemoryRepository(), compute_baseline(spark, made)
     derived = DerivedTables(store)
-    for batch in messages(made):
+    for batch in iterate_messages(made):
         trades = stream_trades.enrich_trades(stream_trades.parse_messages(spark.createDataFrame(batch)))
         stored = trades.select(*RETURNED_NAMES).toArrow()
         stored = with_scores(stored, newest_before(baseline, days_of(stored)))
@@ -171,43 +171,47 @@ def stream(spark: SparkSession, made: GeneratedDay) -> InMemoryRepository:
 def score_alerts(made: GeneratedDay, store: InMemoryRepository, scores: dict[str, Score]) -> None:
     """Add a day to the scores, by signal."""
     truth = json.loads(made.truth_file.read_text())
-    planted = {
+    injected = {
         HIGH_VOLUME: {bytes.fromhex(trade["trade_id"]) for trade in truth["unusual"]},
         IV_JUMP: {bytes.fromhex(identity) for identity in truth["shocked"]},
     }
-    for signal, wanted in planted.items():
+    for signal, wanted in injected.items():
         alerts = {identity for identity, name in store.unusual if name == signal}
-        _add(scores[signal], len(wanted), len(wanted & alerts), len(alerts), len(wanted & alerts))
-    orders = [(o["behaviour"], o["symbol"], _ms(o["start"]), _ms(o["end"])) for o in truth["orders"]]
+        _add_counts(scores[signal], len(wanted), len(wanted & alerts), len(alerts), len(wanted & alerts))
+    orders = [
+        (o["behaviour"], o["symbol"], _parse_ms(o["start"]), _parse_ms(o["end"])) for o in truth["orders"]
+    ]
     for signal, kinds in ABOUT.items():
         mine = [order for order in orders if order[0] in kinds]
         windows = [
             key for key, found in store.windows_written.items() if signal in (found.signal or "").split(",")
         ]
-        right = [key for key in windows if any(_overlap(key.symbol, key.start, order) for order in mine)]
-        found = sum(any(_overlap(key.symbol, key.start, order) for key in right) for order in mine)
-        _add(scores[signal], len(mine), found, len(windows), len(right))
+        right = [
+            key for key in windows if any(_is_overlapping(key.symbol, key.start, order) for order in mine)
+        ]
+        found = sum(any(_is_overlapping(key.symbol, key.start, order) for key in right) for order in mine)
+        _add_counts(scores[signal], len(mine), found, len(windows), len(right))
     for score in scores.values():
         score.trades += made.trades
         score.seeds.append(truth["seed"])
 
 
-def _add(score: Score, planted: int, found: int, alerts: int, right: int) -> None:
-    score.planted += planted
+def _add_counts(score: Score, injected: int, found: int, alerts: int, right: int) -> None:
+    score.injected += injected
     score.found += found
     score.alerts += alerts
     score.right += right
 
 
-def _ms(text: str) -> int:
+def _parse_ms(text: str) -> int:
     return int(datetime.strptime(text, "%Y-%m-%d %H:%M:%S.%f").replace(tzinfo=NEW_YORK).timestamp() * 1000)
 
 
-def _overlap(symbol: str, start: int, order: tuple[str, str, int, int]) -> bool:
+def _is_overlapping(symbol: str, start: int, order: tuple[str, str, int, int]) -> bool:
     return symbol == order[1] and start <= order[3] and start + WINDOW_MS > order[2]
 
 
-def plot(scores: list[Score], target: Path) -> None:
+def plot_scores(scores: list[Score], target: Path) -> None:
     """Write precision and recall of each signal at each level, as bars, into a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -227,7 +231,7 @@ def plot(scores: list[Score], target: Path) -> None:
         axes.set_title(f"{name} (dashed: 0.95)")
     figure.axes[0].legend(title="level", loc="lower left")
     seeds = ", ".join(str(seed) for seed in scores[0].seeds)
-    figure.suptitle(f"Signals on planted behaviour; {scores[0].trades:,} trades a level, seeds {seeds}")
+    figure.suptitle(f"Signals on injected behaviour; {scores[0].trades:,} trades a level, seeds {seeds}")
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, dpi=120)
 
@@ -236,11 +240,11 @@ def print_scores(scores: list[Score]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="Signals: what was planted and what was found")
+    table = Table(title="Signals: what was injected and what was found")
     for name in (
         "level",
         "signal",
-        "planted",
+        "injected",
         "found",
         "alerts",
         "false",
@@ -251,12 +255,12 @@ def print_scores(scores: list[Score]) -> None:
         table.add_column(name, justify="left" if name in ("level", "signal") else "right")
     for s in scores:
         precision, recall = ("-" if v is None else f"{v:.3f}" for v in (s.precision, s.recall))
-        table.add_row(s.level, s.signal, str(s.planted), str(s.found), str(s.alerts), str(s.alerts - s.right),
+        table.add_row(s.level, s.signal, str(s.injected), str(s.found), str(s.alerts), str(s.alerts - s.right),
                       precision, recall, f"{s.false_per_million:.1f}")  # fmt: skip
     Console(width=110).print(table)
 
 
-def evaluate(spark: SparkSession, levels: list[str], seeds: list[int], trades: int) -> list[Score]:
+def evaluate_signals(spark: SparkSession, levels: list[str], seeds: list[int], trades: int) -> list[Score]:
     """Return the scores of every signal at every level, pooled over a day for each seed."""
     scores: list[Score] = []
     for level in levels:
@@ -265,13 +269,13 @@ def evaluate(spark: SparkSession, levels: list[str], seeds: list[int], trades: i
             print(f"level {level}, seed {seed}: {trades:,} trades", file=sys.stderr, flush=True)
             with tempfile.TemporaryDirectory(prefix="kintsugi-signals-") as folder:
                 made = generate_day(Path(folder), day=DAY, seed=seed, trades=trades, level=level)
-                score_alerts(made, stream(spark, made), of_level)
+                score_alerts(made, run_stream(spark, made), of_level)
         scores += of_level.values()
     return scores
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Precision and recall of the signals on planted behaviour.")
+    parser = argparse.ArgumentParser(description="Precision and recall of the signals on injected behaviour.")
     parser.add_argument(
         "--level", action="append", choices=list(injected_behaviour.LEVELS), help="default: all"
     )
@@ -279,15 +283,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--trades", type=int, default=TRADES, help="a day; default: 200000")
     parser.add_argument("--report", type=Path, default=Path("build/signals.json"))
     options = parser.parse_args(argv)
-    spark = local_spark()
+    spark = start_spark()
     try:
         seeds = options.seed or list(EVALUATION_SEEDS)
-        scores = evaluate(spark, options.level or list(injected_behaviour.LEVELS), seeds, options.trades)
+        scores = evaluate_signals(
+            spark, options.level or list(injected_behaviour.LEVELS), seeds, options.trades
+        )
     finally:
         spark.stop()
     print_scores(scores)
     image = options.report.with_suffix(".png")
-    plot(scores, image)
+    plot_scores(scores, image)
     levels = {name: asdict(level) for name, level in injected_behaviour.LEVELS.items()}
     document = {
         "trades_a_day": options.trades, "seeds": seeds, "tuning_seeds": list(TUNING_SEEDS), "levels": levels,

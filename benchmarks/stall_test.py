@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.fault_matrix import ANY, BEYOND_SPARE, LADDER
-from benchmarks.fault_matrix_run import live_kills_in
-from benchmarks.harness import load_report, machine, make_console, raised_repair_budget, write_report
-from benchmarks.kill_recorder import recording
+from benchmarks.fault_matrix import ANY, BEYOND_SPARE, ESCALATION
+from benchmarks.fault_matrix_run import format_live_kills
+from benchmarks.harness import describe_machine, load_report, make_console, raised_repair_budget, write_report
+from benchmarks.kill_recorder import run_recorder
 from benchmarks.scenario_report import NOT_BEGUN, Row, empty_row
 from benchmarks.scenario_run import run_scenarios
 from benchmarks.scenarios import ExpectedPages, Scenario
@@ -25,25 +25,25 @@ from kintsugi.core.fleet import Fleet, Role
 from kintsugi.core.settings import Settings
 from kintsugi.installation.unpause import unpause_dags
 from kintsugi.operations.context import Context
-from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.installation import reconcile_when_quiet
+from kintsugi.pipeline.reconcile.summary import format_summary, has_faults, summarize_report
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 SECONDS = (6.0, 12.0, 17.0, 24.0, 60.0)
 LEFT_ALONE_S = 24.0  # a stall of at most so long must end without a kill
-ACCOUNT_DEADLINE_S = 900.0
+RECONCILE_DEADLINE_S = 900.0
 
 
-def stalls(fleet: Fleet, seconds: Sequence[float] = SECONDS) -> list[Scenario]:
+def plan_stalls(fleet: Fleet, seconds: Sequence[float] = SECONDS) -> list[Scenario]:
     """Return a scenario for each role and for the fleet, for each time; the shortest come first."""
     groups = [tuple(node.name for node in fleet.of(role)) for role in Role]
     groups = [*(group for group in groups if group), tuple(fleet.nodes)]
-    return [stall(group, length) for length in sorted(seconds) for group in groups]
+    return [build_stall(group, length) for length in sorted(seconds) for group in groups]
 
 
-def stall(nodes: tuple[str, ...], seconds: float) -> Scenario:
+def build_stall(nodes: tuple[str, ...], seconds: float) -> Scenario:
     """Return the scenario of one stall."""
     if seconds <= LEFT_ALONE_S:
         return Scenario(
@@ -59,7 +59,7 @@ def stall(nodes: tuple[str, ...], seconds: float) -> Scenario:
         "stalled",
         nodes,
         ANY,
-        actions=LADDER,
+        actions=ESCALATION,
         pages=ExpectedPages.MAY,
         hold_s=seconds,
         waives=BEYOND_SPARE,
@@ -77,10 +77,10 @@ def run_stall_test(settings: Settings, *, seconds: Sequence[float] = (), report:
     if (why := FAULTS["stalled"].unavailable(context)) is not None:
         raise KintsugiError(f"no service can be stopped from outside here: {why}")
     unpause_dags(context)
-    planned = stalls(context.fleet, seconds or SECONDS)
-    rows = kept(load_report(path), planned)
+    planned = plan_stalls(context.fleet, seconds or SECONDS)
+    rows = keep_rows(load_report(path), planned)
     console.print(f"{len(rows)} of {len(planned)} stalls are in {path}")
-    with recording(path.with_suffix(".deaths.jsonl"), settings) as recorder:
+    with run_recorder(path.with_suffix(".deaths.jsonl"), settings) as recorder:
         for number, scenario in enumerate(planned, start=1):
             if scenario.name in rows:
                 continue
@@ -95,18 +95,18 @@ def run_stall_test(settings: Settings, *, seconds: Sequence[float] = (), report:
             rows[scenario.name] = {**row, "seconds": scenario.hold_s}
             write_rows(path, planned, rows, None)
             print_row(console, rows[scenario.name])
-    counted = account.summarize_report(reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S))
+    counted = summarize_report(reconcile_when_quiet(settings, deadline_s=RECONCILE_DEADLINE_S))
     write_rows(path, planned, rows, counted)
     wrong = [row for row in rows.values() if not row["as_designed"]]
     for row in wrong:
         console.print(f"[red]{row['fault']}: {row['outcome']}")
     console.print(
-        f"{len(rows) - len(wrong)} of {len(rows)} as designed; {account.format_summary(counted)}; see {path}"
+        f"{len(rows) - len(wrong)} of {len(rows)} as designed; {format_summary(counted)}; see {path}"
     )
-    return 1 if wrong or account.has_faults(counted) else 0
+    return 1 if wrong or has_faults(counted) else 0
 
 
-def kept(before: Mapping[str, Any], planned: Sequence[Scenario]) -> dict[str, Row]:
+def keep_rows(before: Mapping[str, Any], planned: Sequence[Scenario]) -> dict[str, Row]:
     """Return the rows of a killed test of the same stalls, by name, without those that could not begin."""
     if before.get("finished", True) or before.get("planned") != [scenario.name for scenario in planned]:
         return {}
@@ -118,7 +118,7 @@ def write_rows(
 ) -> None:
     """Write every stall so far; ``counted``: all trades, at the end."""
     document = {
-        "machine": machine(),
+        "machine": describe_machine(),
         "planned": [scenario.name for scenario in planned],
         "finished": counted is not None,
         "stalls": list(rows.values()),
@@ -131,6 +131,6 @@ def print_row(console: Console, row: Row) -> None:
     """Print one line when a stall has ended."""
     colour = "green" if row["as_designed"] else "red"
     console.print(
-        f"  [{colour}]{row['fault']}: {row['outcome']}[/]; live nodes killed {live_kills_in(row) or 'not measured'}, "
-        f"deaths {len(row['deaths'])}"
+        f"  [{colour}]{row['fault']}: {row['outcome']}[/]; "
+        f"live nodes killed {format_live_kills(row) or 'not measured'}, deaths {len(row['deaths'])}"
     )

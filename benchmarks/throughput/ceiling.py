@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.throughput.context import Bench, Result
-from benchmarks.throughput.figures import spread
-from benchmarks.throughput.writers import Load, measure
+from benchmarks.throughput.figures import compute_spread
+from benchmarks.throughput.writers import Load, measure_rate
 from kintsugi.core.errors import StepFailed
 
 SECONDS = 6.0
@@ -29,7 +29,7 @@ ROWS = 60_000
 Measure = Callable[[Load], float]
 
 
-def sweep(loads: Iterable[Load], rate_of: Measure, tried: dict[Load, float]) -> Load:
+def sweep_loads(loads: Iterable[Load], rate_of: Measure, tried: dict[Load, float]) -> Load:
     """Measure the loads that ``tried`` lacks, add them to it, and return the fastest of all in it.
 
     A load under which a write failed counts as 0.
@@ -43,47 +43,47 @@ def sweep(loads: Iterable[Load], rate_of: Measure, tried: dict[Load, float]) -> 
     return max(tried, key=lambda load: tried[load])
 
 
-def ceiling(bench: Bench, rows: Path) -> Result:
+def measure_ceiling(bench: Bench, rows: Path) -> Result:
     """``ceiling_trades_per_s``: the best of the sweep, measured again; its median is the figure."""
     tried: dict[Load, float] = {}
-    rate_of = _measure(bench, rows)
-    best = sweep((Load(size, 16, 1) for size in BATCHES), rate_of, tried)
-    best = sweep((replace(best, in_flight=number) for number in IN_FLIGHT), rate_of, tried)
-    best = sweep((replace(best, processes=number) for number in PROCESSES), rate_of, tried)
-    best = sweep(
+    rate_of = _build_measure(bench, rows)
+    best = sweep_loads((Load(size, 16, 1) for size in BATCHES), rate_of, tried)
+    best = sweep_loads((replace(best, in_flight=number) for number in IN_FLIGHT), rate_of, tried)
+    best = sweep_loads((replace(best, processes=number) for number in PROCESSES), rate_of, tried)
+    best = sweep_loads(
         (replace(best, in_flight=best.in_flight // 2) for _ in range(best.processes > 1)), rate_of, tried
     )
-    return _result("ceiling_trades_per_s", tried, best, rate_of)
+    return _build_result("ceiling_trades_per_s", tried, best, rate_of)
 
 
-def naive(bench: Bench, rows: Path) -> Result:
+def measure_naive(bench: Bench, rows: Path) -> Result:
     """``naive_trades_per_s``: the same for one insert a row."""
     tried: dict[Load, float] = {}
-    rate_of = _measure(bench, rows)
-    best = sweep((Load(1, number, 1) for number in NAIVE_IN_FLIGHT), rate_of, tried)
-    best = sweep((replace(best, processes=number) for number in NAIVE_PROCESSES), rate_of, tried)
-    return _result("naive_trades_per_s", tried, best, rate_of)
+    rate_of = _build_measure(bench, rows)
+    best = sweep_loads((Load(1, number, 1) for number in NAIVE_IN_FLIGHT), rate_of, tried)
+    best = sweep_loads((replace(best, processes=number) for number in NAIVE_PROCESSES), rate_of, tried)
+    return _build_result("naive_trades_per_s", tried, best, rate_of)
 
 
-def _measure(bench: Bench, rows: Path) -> Measure:
+def _build_measure(bench: Bench, rows: Path) -> Measure:
     if not rows.exists():
         raise StepFailed(f"{rows} is missing: run the section end_to_end first, it stores the rows to write")
 
-    def rate_of(load: Load) -> float:
+    def measure_load(load: Load) -> float:
         try:
-            rate = measure(bench.contact_points, rows, load, SECONDS)
+            rate = measure_rate(bench.contact_points, rows, load, SECONDS)
         except StepFailed as failure:
-            bench.say(f"[yellow]{failure}[/]")
+            bench.print_line(f"[yellow]{failure}[/]")
             raise
-        bench.say(f"{load}: {rate:,.0f} rows/s")
+        bench.print_line(f"{load}: {rate:,.0f} rows/s")
         return rate
 
-    return rate_of
+    return measure_load
 
 
-def _result(name: str, tried: dict[Load, float], best: Load, rate_of: Measure) -> Result:
+def _build_result(name: str, tried: dict[Load, float], best: Load, rate_of: Measure) -> Result:
     again = [rate_of(best) for _ in range(REPEATS)]
-    sample = spread([tried[best], *again])
+    sample = compute_spread([tried[best], *again])
     # The best of a sweep is the best by luck too: a ceiling may keep the luck, so the maximum counts.
     swept: list[dict[str, Any]] = [{**load.to_json(), "rows_per_s": round(r)} for load, r in tried.items()]
     return {name: round(sample.max), "best": best.to_json(), "spread": sample.to_json(), "sweep": swept}

@@ -48,12 +48,12 @@ class Bench:
     def contact_points(self) -> list[str]:
         return [node.address for node in self.context.fleet.of(Role.CASSANDRA)]
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Print a line of progress."""
         self.console.print(f"  {text}")
 
     @contextmanager
-    def cassandra(self) -> Iterator[Session]:
+    def open_session(self) -> Iterator[Session]:
         """A session at LOCAL_QUORUM, closed at the end of the block."""
         with session_scope(self.contact_points, Principal.RECOVERY) as session:
             yield session
@@ -71,7 +71,7 @@ def await_quiet(bench: Bench, deadline_s: float = 90.0) -> None:
     until = time.monotonic() + deadline_s
     while True:
         now = read_snapshot(bench.context.settings)
-        silent = asyncio.run(_silent(bench))
+        silent = asyncio.run(_find_silent_nodes(bench))
         if now.lag == 0 and not now.pending and not silent:
             return
         if time.monotonic() > until:
@@ -82,7 +82,7 @@ def await_quiet(bench: Bench, deadline_s: float = 90.0) -> None:
         time.sleep(1)
 
 
-async def _silent(bench: Bench) -> list[str]:
+async def _find_silent_nodes(bench: Bench) -> list[str]:
     probes = await asyncio.gather(*(probe_node(node) for node in bench.context.fleet))
     return [probe.target for probe in probes if probe.answer is not ProbeResult.OK]
 

@@ -30,7 +30,7 @@ Message = tuple[bytes, bytes]
 
 
 @contextmanager
-def kafka_python(bootstrap: list[str]) -> Iterator[KafkaProducer]:
+def open_kafka_python(bootstrap: list[str]) -> Iterator[KafkaProducer]:
     """An idempotent producer of kafka-python that waits for all in-sync replicas, closed at the end of the block."""
     from kafka import KafkaProducer
 
@@ -63,7 +63,7 @@ def etag_of(body: bytes) -> str:
     return f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'
 
 
-def deliver(
+def deliver_file(
     s3: Any, ledger: IngestLedger, kafka: KafkaProducer, part: Part, messages: list[Message], *,
     rate: float | None = None,
 ) -> float:  # fmt: skip
@@ -81,7 +81,7 @@ def deliver(
         if given != etag:
             raise StepFailed(f"S3 gave {part.key} the ETag {given}, not {etag}; it would be ingested twice")
         began = time.monotonic()
-        send_messages(kafka, TOPIC, paced(messages, rate))
+        send_messages(kafka, TOPIC, pace_messages(messages, rate))
         seconds = time.monotonic() - began
         tally = Tally(lines_done=part.rows + 1, read=part.rows, accepted=part.rows, produced=len(messages))
         claim.finish(tally, FileState.DONE)
@@ -104,7 +104,7 @@ def send_messages(kafka: KafkaProducer, topic: str, messages: Iterable[Message])
     return count
 
 
-def paced(messages: list[Message], rate: float | None) -> Iterator[Message]:
+def pace_messages(messages: list[Message], rate: float | None) -> Iterator[Message]:
     """The messages, held back so that no more than ``rate`` a second have passed at any moment."""
     began = time.monotonic()
     for number, message in enumerate(messages):

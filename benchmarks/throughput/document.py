@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.throughput.figures import ratio
+from benchmarks.throughput.figures import compute_ratio
 
 AIMS = {
     "end_to_end_trades_per_s": 3000.0,
@@ -21,7 +21,7 @@ RATES = (
 Sections = Mapping[str, Mapping[str, Any]]
 
 
-def document(sections: Sections, machine: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+def build_document(sections: Sections, machine: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
     """The whole report; a figure whose section was not run is None."""
     flat: dict[str, Any] = {}
     for section in sections.values():
@@ -30,17 +30,17 @@ def document(sections: Sections, machine: Mapping[str, Any], run: Mapping[str, A
     figures |= {name: flat.get(name) for name in ("latency_ms", "latency_s3_ms", "spike", "growth")}
     ours = figures["end_to_end_trades_per_s"]
     figures["ratios"] = {
-        "ingest_to_kafka_python": ratio(
+        "ingest_to_kafka_python": compute_ratio(
             figures["ingest_rows_per_s"], figures["ingest_kafka_python_rows_per_s"]
         ),
-        "ingest_to_naive": ratio(figures["ingest_rows_per_s"], figures["ingest_naive_rows_per_s"]),
-        "end_to_end_to_ceiling": ratio(ours, figures["ceiling_trades_per_s"]),
-        "end_to_end_to_naive": ratio(ours, figures["naive_trades_per_s"]),
-        "naive_to_ceiling": ratio(figures["naive_trades_per_s"], figures["ceiling_trades_per_s"]),
+        "ingest_to_naive": compute_ratio(figures["ingest_rows_per_s"], figures["ingest_naive_rows_per_s"]),
+        "end_to_end_to_ceiling": compute_ratio(ours, figures["ceiling_trades_per_s"]),
+        "end_to_end_to_naive": compute_ratio(ours, figures["naive_trades_per_s"]),
+        "naive_to_ceiling": compute_ratio(figures["naive_trades_per_s"], figures["ceiling_trades_per_s"]),
     }
-    figures["lost"] = sum(lost_in(section) for section in sections.values())
+    figures["lost"] = sum(count_lost(section) for section in sections.values())
     figures["doubled"] = sum(section.get("doubled", 0) for section in sections.values())
-    figures["aims"] = aims(figures)
+    figures["aims"] = judge_aims(figures)
     return {
         **figures,
         "machine": dict(machine),
@@ -49,12 +49,12 @@ def document(sections: Sections, machine: Mapping[str, Any], run: Mapping[str, A
     }
 
 
-def lost_in(section: Mapping[str, Any]) -> int:
+def count_lost(section: Mapping[str, Any]) -> int:
     """Return the trades that a section could not read back."""
     return int(section.get("lost", 0)) + int(section.get("spike", {}).get("lost", 0))
 
 
-def aims(figures: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def judge_aims(figures: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """For each aim of the project: what was wanted, what was measured (or None), whether it was met."""
     found = {}
     for name, wanted in AIMS.items():
@@ -67,17 +67,21 @@ def aims(figures: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def format_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """The table for the screen: (figure, value, remark)."""
     ratios: Mapping[str, Any] = report["ratios"]
     table: list[tuple[str, str, str]] = []
     remarks = {
-        "ingest_rows_per_s": _times(ratios["ingest_to_kafka_python"], "kafka-python itself"),
+        "ingest_rows_per_s": _format_ratio(ratios["ingest_to_kafka_python"], "kafka-python itself"),
         "ingest_kafka_python_rows_per_s": "kafka-python, the same bytes",
         "ingest_naive_rows_per_s": "a flush per row",
         "end_to_end_trades_per_s": "S3 → readable at LOCAL_QUORUM",
-        "ceiling_trades_per_s": _times(ratios["end_to_end_to_ceiling"], "the ceiling reached end to end"),
-        "naive_trades_per_s": _times(ratios["end_to_end_to_naive"], "the naive design reached end to end"),
+        "ceiling_trades_per_s": _format_ratio(
+            ratios["end_to_end_to_ceiling"], "the ceiling reached end to end"
+        ),
+        "naive_trades_per_s": _format_ratio(
+            ratios["end_to_end_to_naive"], "the naive design reached end to end"
+        ),
     }
     table += [(name, f"{report[name]:,}", remarks[name]) for name in RATES if report[name] is not None]
     for name in ("latency_ms", "latency_s3_ms"):
@@ -95,5 +99,5 @@ def rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return table
 
 
-def _times(value: float | None, of: str) -> str:
+def _format_ratio(value: float | None, of: str) -> str:
     return "" if value is None else f"{value} of {of}" if value < 1 else f"{value} times {of}"

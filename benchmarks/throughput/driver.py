@@ -23,12 +23,12 @@ class DriverProcess:
     began: int
 
 
-def processes(settings: Settings) -> list[DriverProcess]:
+def find_driver_processes(settings: Settings) -> list[DriverProcess]:
     """What lives of the driver now, by the host's pids."""
     found = []
     for node in settings.fleet.of(Role.SPARK_MASTER):
         for pid in member_pids(settings, node.name):
-            kind, began = kind_of(_command(pid)), start_time(pid)
+            kind, began = kind_of(_read_command(pid)), start_time(pid)
             if kind is not None and began is not None:
                 found.append(DriverProcess(pid, kind, began))
     return found
@@ -45,7 +45,7 @@ def kind_of(command: Iterable[bytes]) -> str | None:
     return "python" if len(words) > 1 and words[1].endswith(APPLICATION) else None
 
 
-def _command(pid: int) -> list[bytes]:
+def _read_command(pid: int) -> list[bytes]:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:

@@ -14,11 +14,11 @@ from itertools import chain, islice
 
 from benchmarks.throughput.context import Bench, Result
 from benchmarks.throughput.delivery import put_part
-from benchmarks.throughput.feed import Part, parts, trades
-from benchmarks.throughput.figures import rates, spread
-from benchmarks.throughput.meters import StreamMeter, StreamReading, usage
-from benchmarks.throughput.stored import Expected, compare, rows_of
-from benchmarks.throughput.writers import save
+from benchmarks.throughput.feed import Part, generate_parts, parse_trades
+from benchmarks.throughput.figures import compute_rates, compute_spread
+from benchmarks.throughput.meters import StreamMeter, StreamReading, measure_usage
+from benchmarks.throughput.stored import Expected, compare_identities, read_rows
+from benchmarks.throughput.writers import save_rows
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.s3_keys import S3Purpose
 
@@ -34,21 +34,21 @@ INTERVAL_S = 15.0
 CEILING_ROWS = 60_000
 
 
-def end_to_end(bench: Bench) -> Result:
+def measure_end_to_end(bench: Bench) -> Result:
     """Return ``end_to_end_trades_per_s`` over at least ``bench.seconds``; raises StepFailed when the stream stalls."""
     feed = Feed(bench)
     with bench.stream_meter() as meter:
         start = meter.last
-        bench.say(f"until {WARM_UP:,} trades are stored nothing counts")
-        warm = feed.until(meter, lambda now: now.stored - start.stored >= WARM_UP, WARM_UP_S)
-        began = feed.until(meter, lambda now: now.stored > warm.stored, STANDSTILL_S)
-        bench.say(f"counting for {bench.seconds:.0f} s")
-        before = usage(bench.context.settings)
-        enough = feed.until(
+        bench.print_line(f"until {WARM_UP:,} trades are stored nothing counts")
+        warm = feed.feed_until(meter, lambda now: now.stored - start.stored >= WARM_UP, WARM_UP_S)
+        began = feed.feed_until(meter, lambda now: now.stored > warm.stored, STANDSTILL_S)
+        bench.print_line(f"counting for {bench.seconds:.0f} s")
+        before = measure_usage(bench.context.settings)
+        enough = feed.feed_until(
             meter, lambda now: now.at >= began.at + bench.seconds, bench.seconds + STANDSTILL_S
         )
-        end = feed.until(meter, lambda now: now.stored > enough.stored, STANDSTILL_S)
-        used = usage(bench.context.settings).cpu_since(before)
+        end = feed.feed_until(meter, lambda now: now.stored > enough.stored, STANDSTILL_S)
+        used = measure_usage(bench.context.settings).cpu_since(before)
         rows = sum(part.rows for part in feed.sent)
         meter.wait_for(
             lambda now: now.stored - start.stored >= rows and not now.lag,
@@ -57,20 +57,20 @@ def end_to_end(bench: Bench) -> Result:
         )
         readings = [(now.at, now.stored) for now in meter.readings if began.at <= now.at <= end.at]
     counted, seconds = end.stored - began.stored, end.at - began.at
-    bench.say(f"{counted:,} trades in {seconds:.0f} s; reading all {rows:,} back")
+    bench.print_line(f"{counted:,} trades in {seconds:.0f} s; reading all {rows:,} back")
     expected = Expected()
     for part in feed.sent:
-        expected.add(trades(part))
-    with bench.cassandra() as session:
-        found = compare(session, expected)
-        save(bench.folder / "rows.pickle", rows_of(session, list(expected.identities), CEILING_ROWS))
+        expected.add(parse_trades(part))
+    with bench.open_session() as session:
+        found = compare_identities(session, expected)
+        save_rows(bench.folder / "rows.pickle", read_rows(session, list(expected.identities), CEILING_ROWS))
     if found.lost:
-        bench.say(f"[red]{found.lost} trades lost[/]")
+        bench.print_line(f"[red]{found.lost} trades lost[/]")
     return {
         "end_to_end_trades_per_s": round(counted / seconds),
         "trades": counted, "trades_with_warm_up": rows, "seconds": round(seconds, 1),
         "lost": found.lost, "doubled": found.doubled,
-        "spread": spread(rates(readings, INTERVAL_S)).to_json(), "interval_s": INTERVAL_S,
+        "spread": compute_spread(compute_rates(readings, INTERVAL_S)).to_json(), "interval_s": INTERVAL_S,
         "series": [(round(at - began.at, 1), stored - began.stored) for at, stored in readings[::4]],
         "cpu_us_per_trade": {name: round(s / counted * 1e6, 1) for name, s in used.items()},
     }  # fmt: skip
@@ -80,15 +80,15 @@ class Feed:
     """Files for this section, put into S3 so that ``OUTSTANDING`` trades are under way."""
 
     def __init__(self, bench: Bench) -> None:
-        files = parts("end_to_end", bench.seed, rows=PART_ROWS, seconds=PART_S)
+        files = generate_parts("end_to_end", bench.seed, rows=PART_ROWS, seconds=PART_S)
         ahead = int(bench.seconds * FIRST_ROWS_A_SECOND / PART_ROWS) + (OUTSTANDING + WARM_UP) // PART_ROWS
-        bench.say(f"making {ahead} files of {PART_ROWS:,} trades")
+        bench.print_line(f"making {ahead} files of {PART_ROWS:,} trades")
         self._files = chain(list(islice(files, ahead)), files)
         self._s3 = bench.context.s3(S3Purpose.DELIVERY)
         self._first: int | None = None
         self.sent: list[Part] = []
 
-    def until(
+    def feed_until(
         self, meter: StreamMeter, reached: Callable[[StreamReading], bool], seconds: float
     ) -> StreamReading:
         """Feed until a reading fulfils ``reached``, and return it; raises StepFailed after ``seconds`` in vain."""

@@ -1,7 +1,7 @@
 """Trades for the measurements: files of trading days that nothing else uses, new ones in every run.
 
 A run has a fortnight of its own, chosen by its seed: no other data shares a partition of Cassandra with it, and
-its files lie in S3 like everybody's, so the account covers them.
+its files lie in S3 like everybody's, so the reconciliation covers them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def day_of(section: str, seed: int) -> date:
     return FIRST_WEEK + timedelta(weeks=2 * (seed % FORTNIGHTS), days=DAYS[section])
 
 
-def parts(section: str, seed: int, *, rows: int, seconds: float, first: int = 1) -> Iterator[Part]:
+def generate_parts(section: str, seed: int, *, rows: int, seconds: float, first: int = 1) -> Iterator[Part]:
     """An endless feed of files of ``rows`` trades, each of ``seconds`` of the session, in order of time.
 
     The same arguments give the same files, so that an interrupted measurement can tell what it has sent.
@@ -48,7 +48,7 @@ def parts(section: str, seed: int, *, rows: int, seconds: float, first: int = 1)
     return (Part(made.key, made.body, rows) for made in feed)
 
 
-def joined(key: str, some: Iterator[Part], count: int) -> Part:
+def join_parts(key: str, some: Iterator[Part], count: int) -> Part:
     """The next ``count`` parts as one file at ``key``."""
     taken = list(islice(some, count))
     header = taken[0].body.split(b"\n", 1)[0]
@@ -56,7 +56,7 @@ def joined(key: str, some: Iterator[Part], count: int) -> Part:
     return Part(key, b"\n".join([header, b"".join(bodies)]), sum(part.rows for part in taken))
 
 
-def trades(part: Part) -> list[Trade]:
+def parse_trades(part: Part) -> list[Trade]:
     """The trades of a file; raises InputError when the generator made a row that is none."""
     found = [parse_trade(line) for line in part.body.decode().splitlines()[1:]]
     for trade in found:
@@ -65,13 +65,13 @@ def trades(part: Part) -> list[Trade]:
     return [trade for trade in found if isinstance(trade, Trade)]
 
 
-def messages(part: Part) -> list[tuple[bytes, bytes]]:
+def encode_messages(part: Part) -> list[tuple[bytes, bytes]]:
     """(key, value) of each trade as `kintsugi.pipeline.ingest.file_ingest` sends it."""
     import orjson
 
-    return [(trade.symbol.encode(), orjson.dumps(trade)) for trade in trades(part)]
+    return [(trade.symbol.encode(), orjson.dumps(trade)) for trade in parse_trades(part)]
 
 
-def partition(trade: Trade) -> Partition:
+def partition_of(trade: Trade) -> Partition:
     """The partition of the table ``trade`` that holds it."""
     return trade.symbol, trade.trade_date, trade.slot

@@ -28,14 +28,14 @@ class Spread:
         return {name: round(value, 6) for name, value in asdict(self).items()}
 
 
-def spread(samples: Sequence[float]) -> Spread:
+def compute_spread(samples: Sequence[float]) -> Spread:
     """The spread of at least one measurement; raises InputError without any."""
     if not samples:
         raise InputError("there is no spread without a measurement; did the section measure nothing?")
     return Spread(len(samples), min(samples), median(samples), max(samples))
 
 
-def percentile(samples: Sequence[float], percent: float) -> float:
+def compute_percentile(samples: Sequence[float], percent: float) -> float:
     """The smallest sample that at least ``percent`` (0 < percent <= 100) of all samples don't exceed.
 
     This is the nearest rank: always a value that was measured. Raises InputError without any sample.
@@ -46,17 +46,17 @@ def percentile(samples: Sequence[float], percent: float) -> float:
     return sorted(samples)[max(0, rank - 1)]
 
 
-def percentiles_ms(seconds: Sequence[float]) -> dict[str, float]:
+def compute_percentiles_ms(seconds: Sequence[float]) -> dict[str, float]:
     """p50, p95 and p99 in milliseconds, of samples in seconds."""
-    return {f"p{percent}": round(percentile(seconds, percent) * 1000, 1) for percent in (50, 95, 99)}
+    return {f"p{percent}": round(compute_percentile(seconds, percent) * 1000, 1) for percent in (50, 95, 99)}
 
 
-def ratio(ours: float | None, other: float | None) -> float | None:
+def compute_ratio(ours: float | None, other: float | None) -> float | None:
     """The quotient ours ÷ other, rounded; None where one of them was not measured."""
     return round(ours / other, 3) if ours is not None and other else None
 
 
-def rates(samples: Sequence[tuple[float, int]], every_s: float) -> list[float]:
+def compute_rates(samples: Sequence[tuple[float, int]], every_s: float) -> list[float]:
     """Counts a second in consecutive intervals of about ``every_s``, from (time in s, running total) pairs."""
     found: list[float] = []
     if not samples:
@@ -91,7 +91,7 @@ class Slope:
         return {**plain, "within_spread": self.within_spread}
 
 
-def growth_slope(points: Sequence[tuple[float, float]]) -> Slope:
+def fit_growth_slope(points: Sequence[tuple[float, float]]) -> Slope:
     """Fit cost (any unit) against the logarithm of size, from (size, cost) pairs; sizes are positive.
 
     Raises InputError when the sizes are all the same, or no size was measured twice: then no slope is known,
@@ -100,7 +100,7 @@ def growth_slope(points: Sequence[tuple[float, float]]) -> Slope:
     by_size: dict[float, list[float]] = {}
     for size, cost in points:
         by_size.setdefault(size, []).append(cost)
-    repeated = [spread(costs).width for costs in by_size.values() if len(costs) > 1]
+    repeated = [compute_spread(costs).width for costs in by_size.values() if len(costs) > 1]
     if len(by_size) < 2 or not repeated:
         raise InputError("a slope needs two sizes at least, and one of them measured twice")
     per_doubling = linear_regression([math.log2(size) for size, _ in points], [c for _, c in points]).slope

@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.throughput.context import Bench, Result
-from benchmarks.throughput.delivery import deliver, kafka_python
-from benchmarks.throughput.feed import SLOT_S, joined, messages, parts
-from benchmarks.throughput.figures import growth_slope
-from benchmarks.throughput.meters import usage
+from benchmarks.throughput.delivery import deliver_file, open_kafka_python
+from benchmarks.throughput.feed import SLOT_S, encode_messages, generate_parts, join_parts
+from benchmarks.throughput.figures import fit_growth_slope
+from benchmarks.throughput.meters import measure_usage
 from kintsugi.core.certificates import Principal
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import StepFailed
@@ -41,51 +41,51 @@ COMPACTIONS = (
 )
 
 
-def growth(bench: Bench) -> Result:
+def measure_growth(bench: Bench) -> Result:
     """``growth``: for each level rows, partitions' factor, trades_per_s, cpu_s_per_trade; and the slope."""
-    idle = idle_cpu(bench)
-    bench.say(f"idle, all nodes use {idle:.2f} cores")
+    idle = measure_idle_cpu(bench)
+    bench.print_line(f"idle, all nodes use {idle:.2f} cores")
     ledger = IngestLedger(store_dsn(bench.context.settings))
     points: list[dict[str, Any]] = []
     first = 0
-    with kafka_python(bench.bootstrap) as kafka:
+    with open_kafka_python(bench.bootstrap) as kafka:
         for number, level in enumerate(LEVELS):
-            points.append(_level(bench, ledger, kafka, number, level, first, idle))
+            points.append(_measure_level(bench, ledger, kafka, number, level, first, idle))
             first += level * ROWS // PART_ROWS
-            bench.say(
+            bench.print_line(
                 f"{level}x: {points[-1]['rows']:,} rows, {points[-1]['cpu_s_per_trade'] * 1e6:.0f} µs a trade"
             )
-    slope = growth_slope([(p["level"], p["cpu_s_per_trade"]) for p in points])
+    slope = fit_growth_slope([(p["level"], p["cpu_s_per_trade"]) for p in points])
     return {"growth": points, "slope": slope.to_json(), "idle_cores": round(idle, 3), "rate": RATE}
 
 
-def idle_cpu(bench: Bench, seconds: float = IDLE_S) -> float:
+def measure_idle_cpu(bench: Bench, seconds: float = IDLE_S) -> float:
     """Processor seconds a second of all nodes while nothing is sent."""
-    before, began = usage(bench.context.settings), time.monotonic()
+    before, began = measure_usage(bench.context.settings), time.monotonic()
     time.sleep(seconds)
-    used = usage(bench.context.settings).fleet_cpu_since(before)
+    used = measure_usage(bench.context.settings).fleet_cpu_since(before)
     return used / (time.monotonic() - began)
 
 
-def _level(
+def _measure_level(
     bench: Bench, ledger: Any, kafka: KafkaProducer, number: int, level: int, first: int, idle: float
 ) -> dict[str, Any]:
     rows, count = level * ROWS, level * ROWS // PART_ROWS
     # A level's trades fill whole quarters of an hour: as many as it is times the rows.
     seconds = SLOT_S * PART_ROWS / ROWS
-    feed = parts("growth", bench.seed, rows=PART_ROWS, seconds=seconds, first=first)
-    part = joined(f"trades/growth/UnderlyingOptionsTradesCalcs_{bench.seed}-{number}.csv", feed, count)
-    ready = messages(part)
+    feed = generate_parts("growth", bench.seed, rows=PART_ROWS, seconds=seconds, first=first)
+    part = join_parts(f"trades/growth/UnderlyingOptionsTradesCalcs_{bench.seed}-{number}.csv", feed, count)
+    ready = encode_messages(part)
     with bench.stream_meter() as meter:
-        start, before, began = meter.last, usage(bench.context.settings), time.monotonic()
-        deliver(bench.context.s3(S3Purpose.DELIVERY), ledger, kafka, part, ready, rate=RATE)
+        start, before, began = meter.last, measure_usage(bench.context.settings), time.monotonic()
+        deliver_file(bench.context.s3(S3Purpose.DELIVERY), ledger, kafka, part, ready, rate=RATE)
         meter.wait_for(
             lambda now: now.stored - start.stored >= rows, STORED_S, f"{rows:,} trades to be stored"
         )
         stored_s = time.monotonic() - began
     flush_and_compact(bench)
     seconds = time.monotonic() - began
-    used = usage(bench.context.settings)
+    used = measure_usage(bench.context.settings)
     gross = used.fleet_cpu_since(before)
     return {
         "level": level, "rows": rows, "partitions": level, "trades_per_s": round(rows / stored_s),
@@ -100,7 +100,7 @@ def flush_and_compact(bench: Bench) -> None:
     """Flush the memtables of every Cassandra node, and wait until no compaction runs or waits."""
     settings = bench.context.settings
 
-    def flush(node: Node) -> None:
+    def flush_node(node: Node) -> None:
         tool = settings.node_root(node.name) / "bin" / "nodetool"
         answer = ssh.run_over_ssh(settings, node, [str(tool), "flush", KEYSPACE], timeout=60)
         if answer.returncode:
@@ -108,15 +108,15 @@ def flush_and_compact(bench: Bench) -> None:
 
     nodes = bench.context.fleet.of(Role.CASSANDRA)
     with ThreadPoolExecutor(len(nodes)) as pool:
-        list(pool.map(flush, nodes))
+        list(pool.map(flush_node, nodes))
     deadline = time.monotonic() + COMPACTED_S
-    while compacting(bench):
+    while is_compacting(bench):
         if time.monotonic() > deadline:
             raise StepFailed(f"Cassandra still compacts after {COMPACTED_S:.0f} s")
         time.sleep(0.5)
 
 
-def compacting(bench: Bench) -> bool:
+def is_compacting(bench: Bench) -> bool:
     """Whether a compaction runs or waits on a node, or a node doesn't say."""
     from cassandra.cluster import NoHostAvailable
 

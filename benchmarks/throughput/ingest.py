@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.throughput.context import Bench, Result
-from benchmarks.throughput.delivery import Message, etag_of, kafka_python, send_messages
-from benchmarks.throughput.feed import Part, joined, messages, parts
-from benchmarks.throughput.figures import ratio, spread
+from benchmarks.throughput.delivery import Message, etag_of, open_kafka_python, send_messages
+from benchmarks.throughput.feed import Part, encode_messages, generate_parts, join_parts
+from benchmarks.throughput.figures import compute_ratio, compute_spread
 from kintsugi.controlplane.s3proxy import ObjectStore
 from kintsugi.core.certificates import Principal
 from kintsugi.core.client_tls import kafka_options
@@ -40,41 +40,41 @@ TURNS = 3
 NAIVE_S = 4.0
 
 
-def ingest(bench: Bench) -> Result:
+def measure_ingest(bench: Bench) -> Result:
     """``ingest_rows_per_s``, ``ingest_kafka_python_rows_per_s`` and ``ingest_naive_rows_per_s``: medians."""
     ours, raw, naive = [], [], []
-    with scratch_topic(bench.bootstrap) as topic, kafka_python(bench.bootstrap) as kafka:
-        feed = parts("ingest", bench.seed, rows=10_000, seconds=30)
+    with scratch_topic(bench.bootstrap) as topic, open_kafka_python(bench.bootstrap) as kafka:
+        feed = generate_parts("ingest", bench.seed, rows=10_000, seconds=30)
         for turn in range(TURNS):
-            part = joined(f"{PREFIX}{bench.seed}-{turn}.csv", feed, ROWS // 10_000)
-            ready = messages(part)
-            raw.append(_raw(kafka, topic, ready))
-            ours.append(_ours(bench, topic, part))
-            naive.append(_naive(kafka, topic, ready))
-            bench.say(
+            part = join_parts(f"{PREFIX}{bench.seed}-{turn}.csv", feed, ROWS // 10_000)
+            ready = encode_messages(part)
+            raw.append(_measure_kafka_python(kafka, topic, ready))
+            ours.append(_measure_product(bench, topic, part))
+            naive.append(_measure_naive(kafka, topic, ready))
+            bench.print_line(
                 f"turn {turn + 1}: ingest {ours[-1]:,.0f}, kafka-python {raw[-1]:,.0f}, "
                 f"a flush per row {naive[-1]:,.0f} rows/s"
             )
     return {
-        "ingest_rows_per_s": round(spread(ours).median),
-        "ingest_kafka_python_rows_per_s": round(spread(raw).median),
-        "ingest_naive_rows_per_s": round(spread(naive).median),
-        "ratio": ratio(spread(ours).median, spread(raw).median),
+        "ingest_rows_per_s": round(compute_spread(ours).median),
+        "ingest_kafka_python_rows_per_s": round(compute_spread(raw).median),
+        "ingest_naive_rows_per_s": round(compute_spread(naive).median),
+        "ratio": compute_ratio(compute_spread(ours).median, compute_spread(raw).median),
         "bytes_per_row": round(sum(len(value) for _, value in ready) / len(ready)),
         "spread": {
-            "ingest": spread(ours).to_json(),
-            "kafka_python": spread(raw).to_json(),
-            "naive": spread(naive).to_json(),
+            "ingest": compute_spread(ours).to_json(),
+            "kafka_python": compute_spread(raw).to_json(),
+            "naive": compute_spread(naive).to_json(),
         },
     }
 
 
-def _raw(kafka: KafkaProducer, topic: str, ready: list[Message]) -> float:
+def _measure_kafka_python(kafka: KafkaProducer, topic: str, ready: list[Message]) -> float:
     began = time.monotonic()
     return send_messages(kafka, topic, ready) / (time.monotonic() - began)
 
 
-def _ours(bench: Bench, topic: str, part: Part) -> float:
+def _measure_product(bench: Bench, topic: str, part: Part) -> float:
     """The product's own ingest of a file in S3, its ledger and its manifest included."""
     delivery, s3 = bench.context.s3(S3Purpose.DELIVERY), bench.context.s3(S3Purpose.INGEST)
     etag = delivery.put_object(Bucket=BUCKET, Key=part.key, Body=part.body)["ETag"]
@@ -84,7 +84,7 @@ def _ours(bench: Bench, topic: str, part: Part) -> float:
             began = time.monotonic()
             with open_producer(bench.bootstrap, Principal.RECOVERY) as kafka:
                 redirected: Any = Redirected(kafka, topic)
-                account: Any = ingest_object(s3, source, ledger=ledger, kafka=redirected)
+                report: Any = ingest_object(s3, source, ledger=ledger, kafka=redirected)
             seconds = time.monotonic() - began
     finally:
         name = file_id(part.key, etag_of(part.body))
@@ -93,7 +93,7 @@ def _ours(bench: Bench, topic: str, part: Part) -> float:
         for written in ("manifests", "identities", "dead-letter"):
             for path in (ObjectStore.of(bench.context.settings).bucket / written).glob(f"{name}*"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return float(account.tally.produced / seconds)
+    return float(report.tally.produced / seconds)
 
 
 @contextmanager
@@ -112,7 +112,7 @@ def scratch_ledger(dsn: str) -> Iterator[IngestLedger]:
             connection.execute(f"DROP SCHEMA {SCRATCH_SCHEMA} CASCADE")
 
 
-def _naive(kafka: KafkaProducer, topic: str, ready: list[Message]) -> float:
+def _measure_naive(kafka: KafkaProducer, topic: str, ready: list[Message]) -> float:
     began, count = time.monotonic(), 0
     for message in ready:
         count += send_messages(kafka, topic, [message])

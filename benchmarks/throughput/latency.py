@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from benchmarks.throughput.context import Bench, Result
 from benchmarks.throughput.delivery import put_part
-from benchmarks.throughput.feed import Part, parts, trades
-from benchmarks.throughput.figures import percentiles_ms, spread
-from benchmarks.throughput.stored import Expected, compare
+from benchmarks.throughput.feed import Part, generate_parts, parse_trades
+from benchmarks.throughput.figures import compute_percentiles_ms, compute_spread
+from benchmarks.throughput.stored import Expected, compare_identities
 from kintsugi.core.certificates import Principal
 from kintsugi.core.client_tls import kafka_options
 from kintsugi.core.errors import StepFailed
@@ -51,13 +51,15 @@ class Sample:
     readable: float | None = None
 
 
-def latency(bench: Bench) -> Result:
+def measure_latency(bench: Bench) -> Result:
     """``latency_ms`` (produced → readable) and ``latency_s3_ms`` (put → readable): p50, p95, p99."""
-    made = list(islice(parts("latency", bench.seed, rows=int(RATE * PERIOD_S), seconds=PERIOD_S), SECONDS))
+    made = list(
+        islice(generate_parts("latency", bench.seed, rows=int(RATE * PERIOD_S), seconds=PERIOD_S), SECONDS)
+    )
     puts: dict[str, float] = {}
     expected = Expected()
-    by_part = [(part, trades(part)) for part in made]
-    with bench.cassandra() as session:
+    by_part = [(part, parse_trades(part)) for part in made]
+    with bench.open_session() as session:
         with bench.stream_meter() as meter, Sampler(bench.bootstrap, session) as sampler:
             start = meter.last
             began = time.time()
@@ -67,16 +69,16 @@ def latency(bench: Bench) -> Result:
             rows = sum(part.rows for part in made)
             meter.wait_for(lambda now: now.stored - start.stored >= rows, AWAIT_S, "the feed to be stored")
             sampler.await_all(AWAIT_S)
-        found = compare(session, expected)
+        found = compare_identities(session, expected)
     mine = [s for s in sampler.seen if s.trade["trade_id"] in puts]
     settled = [s for s in mine if puts[s.trade["trade_id"]] - began >= SETTLE_S and s.readable is not None]
     waits = [s.readable - s.produced for s in settled if s.readable is not None]
     whole = [s.readable - puts[s.trade["trade_id"]] for s in settled if s.readable is not None]
     lag = [now.lag for now in meter.readings if now.at - began >= SETTLE_S]
     return {
-        "latency_ms": percentiles_ms(waits), "latency_s3_ms": percentiles_ms(whole), "n": len(waits),
+        "latency_ms": compute_percentiles_ms(waits), "latency_s3_ms": compute_percentiles_ms(whole), "n": len(waits),
         "resolution_ms": round(RESOLUTION_S * 1000), "rate": RATE, "lost": found.lost, "doubled": found.doubled,
-        "spread_ms": spread([wait * 1000 for wait in waits]).to_json(), "lag": spread(lag).to_json(),
+        "spread_ms": compute_spread([wait * 1000 for wait in waits]).to_json(), "lag": compute_spread(lag).to_json(),
     }  # fmt: skip
 
 
@@ -135,11 +137,11 @@ class Sampler:
         try:
             with consumer_at_end(self.bootstrap) as consumer:
                 self._listening.set()
-                self._sample(consumer)
+                self._take_samples(consumer)
         except Exception as error:  # noqa: BLE001 - told to whoever waits
             self._error = error
 
-    def _sample(self, consumer: Any) -> None:
+    def _take_samples(self, consumer: Any) -> None:
         import orjson
 
         ask = self.session.prepare(
@@ -154,10 +156,10 @@ class Sampler:
                     if record.timestamp / 1000 >= next_sample:
                         self._waiting.append(Sample(orjson.loads(record.value), record.timestamp / 1000))
                         next_sample = record.timestamp / 1000 + 1 / SAMPLES_A_SECOND
-            self._look(ask)
+            self._read_samples(ask)
             self._stop.wait(max(0.0, tick + RESOLUTION_S - time.monotonic()))
 
-    def _look(self, ask: Any) -> None:
+    def _read_samples(self, ask: Any) -> None:
         """Ask for the oldest samples that wait."""
         asked = [(s, self.session.execute_async(ask, key_of(s.trade))) for s in self._waiting[:ASKED_AT_ONCE]]
         for sample, future in asked:

@@ -142,27 +142,29 @@ class Usage:
         return dict(memory)
 
 
-def usage(settings: Settings) -> Usage:
+def measure_usage(settings: Settings) -> Usage:
     """What every node of the local fleet and the control plane use now."""
     found: dict[tuple[int, int], ProcessUsage] = {}
     for node in settings.fleet:
         for pid in member_pids(settings, node.name):
-            _add(found, pid, str(node.role), with_buried=False)
+            _add_process(found, pid, str(node.role), with_buried=False)
     for pid in owned_pids(settings.control):
-        _add(found, pid, CONTROL, with_buried=True)
+        _add_process(found, pid, CONTROL, with_buried=True)
     return Usage(found)
 
 
-def _add(found: dict[tuple[int, int], ProcessUsage], pid: int, owner: str, *, with_buried: bool) -> None:
+def _add_process(
+    found: dict[tuple[int, int], ProcessUsage], pid: int, owner: str, *, with_buried: bool
+) -> None:
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):  # ended a moment ago
         return
-    began, seconds, mib = from_stat(text, with_buried=with_buried)
+    began, seconds, mib = parse_stat(text, with_buried=with_buried)
     found[pid, began] = ProcessUsage(owner, seconds, mib)
 
 
-def from_stat(text: str, *, with_buried: bool) -> tuple[int, float, float]:
+def parse_stat(text: str, *, with_buried: bool) -> tuple[int, float, float]:
     """(start in ticks, processor seconds, resident MiB) from the text of ``/proc/<pid>/stat``, see proc(5).
 
     ``with_buried``: with the time of children that have ended and been waited for.

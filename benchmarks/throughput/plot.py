@@ -15,14 +15,14 @@ BARS = (
 BLUE, GREY, RED = "#2f6690", "#9aa5b1", "#c8553d"
 
 
-def draw(report: Report, path: Path) -> None:
+def draw_report(report: Report, path: Path) -> None:
     """Write the PNG; a panel whose section was not run says so."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 7.5), dpi=110, layout="constrained")
     panels: tuple[tuple[str, Callable[[Any, Report], None]], ...] = (
-        ("Trades a second", _rates), ("Sweep of the bare driver", _sweep), ("End to end", _end_to_end),
-        ("Latency at 1000 a second", _latency), ("Spike: lag", _spike), ("Growth", _growth),
+        ("Trades a second", _draw_rates), ("Sweep of the bare driver", _draw_sweep), ("End to end", _draw_end_to_end),
+        ("Latency at 1000 a second", _draw_latency), ("Spike: lag", _draw_spike), ("Growth", _draw_growth),
     )  # fmt: skip
     for number, (title, panel) in enumerate(panels, start=1):
         axes = figure.add_subplot(2, 3, number)
@@ -41,13 +41,13 @@ def draw(report: Report, path: Path) -> None:
     figure.savefig(path)
 
 
-def _rates(axes: Any, report: Report) -> None:
+def _draw_rates(axes: Any, report: Report) -> None:
     values = [report[name] + 0 for name, _ in BARS]
     shown = axes.bar([label for _, label in BARS], values, color=[GREY, BLUE, GREY])
     axes.bar_label(shown, labels=[f"{value:,}" for value in values])
 
 
-def _sweep(axes: Any, report: Report) -> None:
+def _draw_sweep(axes: Any, report: Report) -> None:
     for name, color in (("ceiling", BLUE), ("naive", GREY)):
         swept = sorted(report["sections"][name]["sweep"], key=lambda tried: float(tried["rows_per_s"]))
         axes.plot([t["batch"] * t["in_flight"] * t["processes"] for t in swept],
@@ -58,14 +58,14 @@ def _sweep(axes: Any, report: Report) -> None:
     axes.legend(frameon=False)
 
 
-def _end_to_end(axes: Any, report: Report) -> None:
+def _draw_end_to_end(axes: Any, report: Report) -> None:
     series = report["sections"]["end_to_end"]["series"]
     axes.plot([at for at, _ in series], [stored for _, stored in series], color=BLUE)
     axes.set_xlabel("s")
     axes.set_ylabel("trades stored")
 
 
-def _latency(axes: Any, report: Report) -> None:
+def _draw_latency(axes: Any, report: Report) -> None:
     names = list(report["latency_ms"])
     for offset, key, color in ((-0.2, "latency_ms", BLUE), (0.2, "latency_s3_ms", GREY)):
         places = [number + offset for number in range(len(names))]
@@ -77,14 +77,14 @@ def _latency(axes: Any, report: Report) -> None:
     axes.legend(frameon=False)
 
 
-def _spike(axes: Any, report: Report) -> None:
+def _draw_spike(axes: Any, report: Report) -> None:
     series = report["sections"]["spike"]["series"]
     axes.plot([at for at, _ in series], [lag for _, lag in series], color=RED)
     axes.set_xlabel("s since the spike began")
     axes.set_ylabel("messages")
 
 
-def _growth(axes: Any, report: Report) -> None:
+def _draw_growth(axes: Any, report: Report) -> None:
     points = report["growth"]
     axes.plot([p["rows"] for p in points], [p["cpu_s_per_trade"] * 1e6 for p in points], "o", color=BLUE)
     axes.set_xscale("log", base=2)

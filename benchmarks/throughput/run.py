@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.throughput import document
-from benchmarks.throughput.ceiling import ceiling, naive
+from benchmarks.throughput.ceiling import measure_ceiling, measure_naive
 from benchmarks.throughput.context import Bench, Result, await_quiet
-from benchmarks.throughput.end_to_end import end_to_end
+from benchmarks.throughput.end_to_end import measure_end_to_end
 from benchmarks.throughput.feed import day_of
-from benchmarks.throughput.growth import growth
-from benchmarks.throughput.ingest import ingest
-from benchmarks.throughput.latency import latency
-from benchmarks.throughput.plot import draw
-from benchmarks.throughput.spike import spike
+from benchmarks.throughput.growth import measure_growth
+from benchmarks.throughput.ingest import measure_ingest
+from benchmarks.throughput.latency import measure_latency
+from benchmarks.throughput.plot import draw_report
+from benchmarks.throughput.spike import measure_spike
 from kintsugi.core.errors import InputError
 from kintsugi.core.settings import Settings
 from kintsugi.installation.unpause import unpause_dags
@@ -48,13 +48,13 @@ class Section:
 
 
 SECTIONS: dict[str, Section] = {
-    "ingest": Section(ingest, 90),
-    "end_to_end": Section(end_to_end, 540),
-    "ceiling": Section(lambda bench: ceiling(bench, bench.folder / "rows.pickle"), 220),
-    "naive": Section(lambda bench: naive(bench, bench.folder / "rows.pickle"), 120),
-    "latency": Section(latency, 150),
-    "spike": Section(spike, 200),
-    "growth": Section(growth, 240),
+    "ingest": Section(measure_ingest, 90),
+    "end_to_end": Section(measure_end_to_end, 540),
+    "ceiling": Section(lambda bench: measure_ceiling(bench, bench.folder / "rows.pickle"), 220),
+    "naive": Section(lambda bench: measure_naive(bench, bench.folder / "rows.pickle"), 120),
+    "latency": Section(measure_latency, 150),
+    "spike": Section(measure_spike, 200),
+    "growth": Section(measure_growth, 240),
 }
 
 
@@ -69,13 +69,13 @@ def run_sections(
     """
     from rich.console import Console
 
-    wanted = chosen(only)
+    wanted = choose_sections(only)
     report = report or settings.repository / "build" / "bench.json"
     folder = report.parent / "bench"
     console = Console(soft_wrap=True, highlight=False)
     state = BenchState.load(folder / "state.json", wanted, seed, seconds)
     bench = Bench(Context.from_environment(), console, state.data_seed, seconds, folder)
-    console.print(f"seed {state.seed}; data of the fortnight around {_week(bench.seed)}")
+    console.print(f"seed {state.seed}; data of the fortnight around {_format_week(bench.seed)}")
     if state.results:
         console.print(f"going on with a run that has measured {', '.join(state.results)}")
     unpause_dags(bench.context)  # what is measured is the pipeline as it lives
@@ -89,16 +89,16 @@ def run_sections(
                 f"[yellow]{name}: left out, the {BUDGET_S / 60:.0f} minutes are used up; run it again[/]"
             )
             continue
-        state.add(name, _measured(bench, name))
-        _write(report, state, skipped, time.monotonic() - began)
-    shown = _write(report, state, skipped, time.monotonic() - began)
+        state.add_result(name, _measure_section(bench, name))
+        _write_report(report, state, skipped, time.monotonic() - began)
+    shown = _write_report(report, state, skipped, time.monotonic() - began)
     if not skipped:
         state.path.unlink(missing_ok=True)
     print_sections(console, shown, report)
     return 0 if not skipped and not shown["lost"] and not shown["doubled"] else 1
 
 
-def chosen(only: Sequence[str]) -> list[str]:
+def choose_sections(only: Sequence[str]) -> list[str]:
     """The sections to run, in their order; raises InputError for a name that is none."""
     unknown = [name for name in only if name not in SECTIONS]
     if unknown:
@@ -136,20 +136,20 @@ class BenchState:
                 state = cls(
                     path, plain["seed"], plain["began_at"], wanted, plain["results"], plain["calls"] + 1
                 )
-                state._write(seconds)
+                state._save_state(seconds)
                 return state
         except (FileNotFoundError, ValueError, KeyError):
             pass
         state = cls(path, int(now) if seed is None else seed, now, wanted, {})
-        state._write(seconds)
+        state._save_state(seconds)
         return state
 
-    def add(self, name: str, result: Result) -> None:
+    def add_result(self, name: str, result: Result) -> None:
         """Keep what a section found."""
         self.results[name] = result
-        self._write(json.loads(self.path.read_text())["seconds"])
+        self._save_state(json.loads(self.path.read_text())["seconds"])
 
-    def _write(self, seconds: float) -> None:
+    def _save_state(self, seconds: float) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self.path.with_suffix(".fresh")
         plain = {
@@ -160,7 +160,7 @@ class BenchState:
         fresh.replace(self.path)
 
 
-def _measured(bench: Bench, name: str) -> Result:
+def _measure_section(bench: Bench, name: str) -> Result:
     bench.console.rule(f"[bold]{name}", align="left")
     await_quiet(bench)
     began = time.monotonic()
@@ -170,18 +170,18 @@ def _measured(bench: Bench, name: str) -> Result:
     return {**result, "took_s": took}
 
 
-def _write(report: Path, state: BenchState, skipped: list[str], seconds: float) -> dict[str, Any]:
+def _write_report(report: Path, state: BenchState, skipped: list[str], seconds: float) -> dict[str, Any]:
     run = {
         "seed": state.seed, "began_at": datetime.fromtimestamp(state.began_at, UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1), "skipped": skipped, "missing": [n for n in SECTIONS if n not in state.results],
     }  # fmt: skip
-    shown = document.document(state.results, machine(), run)
+    shown = document.build_document(state.results, describe_machine(), run)
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text(json.dumps(shown, indent=1) + "\n")
     return shown
 
 
-def machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """What it was measured on; ``load`` is the mean number of runnable processes in the last minute."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
@@ -195,7 +195,7 @@ def print_sections(console: Console, shown: dict[str, Any], report: Path) -> Non
     from rich.table import Table
 
     table = Table("figure", "value", "", title="Bench")
-    for row in document.rows(shown):
+    for row in document.format_rows(shown):
         table.add_row(*row)
     console.print(table)
     for name, aim in shown["aims"].items():
@@ -203,9 +203,9 @@ def print_sections(console: Console, shown: dict[str, Any], report: Path) -> Non
             mark = "[green]met[/]" if aim["met"] else "[red]missed[/]"
             console.print(f"aim {name} ≥ {aim['wanted']}: {aim['measured']} {mark}")
     picture = report.with_suffix(".png")
-    draw(shown, picture)
+    draw_report(shown, picture)
     console.print(f"lost {shown['lost']}, doubled {shown['doubled']}; {report} and {picture}")
 
 
-def _week(seed: int) -> str:
+def _format_week(seed: int) -> str:
     return day_of("end_to_end", seed).isoformat()

@@ -24,10 +24,9 @@ from benchmarks.harness import report_path
 from benchmarks.throughput import driver, soak_feed, tables
 from benchmarks.throughput.context import Bench, await_quiet
 from benchmarks.throughput.delivery import put_part
-from benchmarks.throughput.feed import Part, trades
+from benchmarks.throughput.feed import Part, parse_trades
 from benchmarks.throughput.meters import StreamMeter
-from benchmarks.throughput.stored import Expected
-from benchmarks.throughput.stored import compare as compare_identities
+from benchmarks.throughput.stored import Expected, compare_identities
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import Settings
@@ -57,27 +56,27 @@ def run_soak(
     console = Console(soft_wrap=True, highlight=False)
     seed = int(time.time()) if seed is None else seed
     bench = Bench(Context.from_environment(), console, seed, 0, report.parent / "bench")
-    days = soak_feed.SoakDays.of(seed)
+    days = soak_feed.SoakDays.from_seed(seed)
     console.print(f"seed {seed}: {days.disturbed} disturbed, {days.undisturbed} undisturbed")
     unpause_dags(bench.context)  # what is measured is the pipeline as it lives
     await_quiet(bench)
-    shown = soak(bench, kills, days)
+    shown = run_soak_parts(bench, kills, days)
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text(json.dumps(shown, indent=1) + "\n")
     print_soak(console, shown, report)
     return 0 if shown["same"] and not (shown["empty"] or shown["lost"] or shown["doubled"]) else 1
 
 
-def soak(bench: Bench, kills: int, days: soak_feed.SoakDays) -> dict[str, Any]:
+def run_soak_parts(bench: Bench, kills: int, days: soak_feed.SoakDays) -> dict[str, Any]:
     """All three parts; raises StepFailed when the stream doesn't come back, or not within ``LIMIT_S`` in all."""
-    bench.say("making a day on which informed traders are at work, and what measures it")
-    made = soak_feed.planted_day(bench.seed, bench.folder / "soak")
+    bench.print_line("making a day on which informed traders are at work, and what measures it")
+    made = soak_feed.generate_informed_day(bench.seed, bench.folder / "soak")
     soak_feed.deliver_baseline(bench.context.s3(S3Purpose.DELIVERY), soak_feed.end_of_day_files(made, days))
     began = time.monotonic()
     story: list[dict[str, Any]] = []
     with bench.stream_meter() as meter:
         start = meter.last
-        with feeding(bench, soak_feed.soak_parts(bench.seed, made)) as fed:
+        with feed_files(bench, soak_feed.iterate_soak_parts(bench.seed, made)) as fed:
             chance = random.Random(bench.seed)  # noqa: S311 - when to kill, nothing to guess
             for number in range(kills):
                 story.append(kill_once(bench, meter, chance, storing=number % 2 == 0))
@@ -91,8 +90,8 @@ def soak(bench: Bench, kills: int, days: soak_feed.SoakDays) -> dict[str, Any]:
             DRAIN_S + rows / LEAST_RATE,
             "all to be stored",
         )
-    bench.say(f"{kills} kills over {rows:,} trades; the same undisturbed")
-    undisturbed = [soak_feed.moved(part, days) for part in fed.sent]
+    bench.print_line(f"{kills} kills over {rows:,} trades; the same undisturbed")
+    undisturbed = [soak_feed.move_part(part, days) for part in fed.sent]
     with bench.stream_meter() as meter:
         start, s3 = meter.last, bench.context.s3(S3Purpose.DELIVERY)
         for part in undisturbed:
@@ -112,18 +111,18 @@ def judge_soak(
     """Compare what Cassandra holds of both days."""
     expected, identities = Expected(), {}
     for killed, calm in zip(disturbed, undisturbed, strict=True):
-        for one, other in zip(trades(killed), trades(calm), strict=True):
+        for one, other in zip(parse_trades(killed), parse_trades(calm), strict=True):
             identities[bytes.fromhex(one.trade_id)] = bytes.fromhex(other.trade_id)
             expected.add((one, other))
     found: dict[str, Any] = {}
-    with bench.cassandra() as session:
+    with bench.open_session() as session:
         counted = compare_identities(session, expected)
         for table, key in tables.tables_of_days(session).items():
             first = dict(tables.rows_of_day(session, table, key, days.undisturbed))
-            second = tables.keyed(
+            second = tables.key_rows(
                 tables.rows_of_day(session, table, key, days.disturbed), key, days.apart, identities
             )
-            found[table] = tables.compare(table, first, second)
+            found[table] = tables.compare_rows(table, first, second)
     return {
         "same": all(difference.same for difference in found.values()),
         "empty": [table for table in tables.TELLING if not found[table].rows],
@@ -161,7 +160,7 @@ def kill_once(bench: Bench, meter: StreamMeter, chance: random.Random, *, storin
         "while": "storing" if storing else "starting",
         "hit": hit,
     }
-    bench.say(f"killed the driver's {victim.kind} while {what['while']}; lag {meter.last.lag:,}")
+    bench.print_line(f"killed the driver's {victim.kind} while {what['while']}; lag {meter.last.lag:,}")
     await_another(bench, victims)
     return what
 
@@ -170,7 +169,7 @@ def await_driver(bench: Bench) -> list[driver.DriverProcess]:
     """The driver's processes, as soon as there are any; raises StepFailed after a minute."""
     deadline = time.monotonic() + STARTS_WITHIN_S
     while True:
-        found = driver.processes(bench.context.settings)
+        found = driver.find_driver_processes(bench.context.settings)
         if found:
             return found
         if time.monotonic() > deadline:
@@ -183,7 +182,7 @@ def await_driver(bench: Bench) -> list[driver.DriverProcess]:
 def await_another(bench: Bench, victims: list[driver.DriverProcess]) -> None:
     """Wait until nothing of the killed driver is left."""
     deadline = time.monotonic() + STARTS_WITHIN_S
-    while set(victims) & set(driver.processes(bench.context.settings)):
+    while set(victims) & set(driver.find_driver_processes(bench.context.settings)):
         if time.monotonic() > deadline:
             raise StepFailed("a process of the killed driver is left; see stream-trades.log of its node")
         time.sleep(0.1)
@@ -197,11 +196,11 @@ class Fed:
 
 
 @contextmanager
-def feeding(bench: Bench, feed: Iterator[Part]) -> Iterator[Fed]:
+def feed_files(bench: Bench, feed: Iterator[Part]) -> Iterator[Fed]:
     """A file each ``PERIOD_S`` seconds while the block runs."""
     stop, fed = threading.Event(), Fed()
 
-    def run() -> None:
+    def put_files() -> None:
         s3 = bench.context.s3(S3Purpose.DELIVERY)
         began = time.monotonic()
         for number in count(1):
@@ -211,7 +210,7 @@ def feeding(bench: Bench, feed: Iterator[Part]) -> Iterator[Fed]:
             if stop.wait(max(0.0, began + number * PERIOD_S - time.monotonic())):
                 return
 
-    thread = threading.Thread(target=run, name="soak feed", daemon=True)
+    thread = threading.Thread(target=put_files, name="soak feed", daemon=True)
     thread.start()
     try:
         yield fed

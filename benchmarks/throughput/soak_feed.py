@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.throughput import tables
-from benchmarks.throughput.feed import Part, day_of, parts
+from benchmarks.throughput.feed import Part, day_of, generate_parts
 from kintsugi.core.data_source import EOD_PREFIX
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.file_names import EOD_NAME
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ROWS = 900  # a file
 PART_S = 30.0
-PLANTED_TRADES = 90_000
+INFORMED_TRADES = 90_000
 LEVEL = "easy"  # the most of everything that is unusual
 USUAL_BETWEEN = 2
 BASELINE_S = 300.0
@@ -42,7 +42,7 @@ class SoakDays:
     disturbed: date
 
     @classmethod
-    def of(cls, seed: int) -> SoakDays:
+    def from_seed(cls, seed: int) -> SoakDays:
         """Those of a run."""
         return cls(day_of("soak", seed), day_of("soak_killed", seed))
 
@@ -51,34 +51,34 @@ class SoakDays:
         return (self.disturbed - self.undisturbed).days
 
 
-def planted_day(seed: int, folder: Path, trades: int = PLANTED_TRADES) -> GeneratedDay:
+def generate_informed_day(seed: int, folder: Path, trades: int = INFORMED_TRADES) -> GeneratedDay:
     """Write the disturbed day's informed traders, in files of about ROWS trades, and the end of the day before it."""
-    day = SoakDays.of(seed).disturbed
+    day = SoakDays.from_seed(seed).disturbed
     return generate_day(folder, day=day, seed=seed, trades=trades, parts=max(1, trades // ROWS), level=LEVEL)
 
 
-def soak_parts(seed: int, made: GeneratedDay) -> Iterator[Part]:
+def iterate_soak_parts(seed: int, made: GeneratedDay) -> Iterator[Part]:
     """An endless feed of the disturbed day: every third file of informed traders, as long as there are any."""
-    usual = parts("soak_killed", seed, rows=ROWS, seconds=PART_S)
+    usual = generate_parts("soak_killed", seed, rows=ROWS, seconds=PART_S)
     numbers = count(1)
     for path in made.trade_files:
-        yield _numbered(seed, made.day, next(numbers), path.read_bytes())
+        yield _number_part(seed, made.day, next(numbers), path.read_bytes())
         for part in islice(usual, USUAL_BETWEEN):
-            yield _numbered(seed, made.day, next(numbers), part.body)
+            yield _number_part(seed, made.day, next(numbers), part.body)
     for part in usual:
-        yield _numbered(seed, made.day, next(numbers), part.body)
+        yield _number_part(seed, made.day, next(numbers), part.body)
 
 
-def _numbered(seed: int, day: date, number: int, body: bytes) -> Part:
+def _number_part(seed: int, day: date, number: int, body: bytes) -> Part:
     """A file whose name comes after the one before: so the ingest finds it at once (decision 80)."""
     rows = body.count(b"\n") - 1  # the header
     return Part(f"trades/{day}/{NAME}{day}_soak-{seed}-{number:06d}.csv", body, rows)
 
 
-def moved(part: Part, days: SoakDays) -> Part:
+def move_part(part: Part, days: SoakDays) -> Part:
     """A file of the disturbed day, with every date moved, as one of the undisturbed day."""
     header, *lines = part.body.decode().splitlines()
-    body = "\n".join([header, *(tables.moved(line, -days.apart) for line in lines), ""])
+    body = "\n".join([header, *(tables.move_trade_line(line, -days.apart) for line in lines), ""])
     key = part.key.replace(days.disturbed.isoformat(), days.undisturbed.isoformat())
     return Part(key, body.encode(), part.rows)
 
@@ -90,7 +90,7 @@ def end_of_day_files(made: GeneratedDay, days: SoakDays) -> dict[str, bytes]:
     header, *lines = body.decode().splitlines()
     day = date.fromisoformat(lines[0].split(",", 2)[1])
     other = date.fromordinal(day.toordinal() - days.apart)
-    shifted = "\n".join([header, *(tables.moved_end_of_day(line, -days.apart) for line in lines), ""])
+    shifted = "\n".join([header, *(tables.move_eod_line(line, -days.apart) for line in lines), ""])
     return {eod_key(day): body, eod_key(other): shifted.encode()}
 
 

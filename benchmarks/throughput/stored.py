@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.throughput.feed import Partition, partition
+from benchmarks.throughput.feed import Partition, partition_of
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.settings import KEYSPACE
 from kintsugi.pipeline.row_parser import Trade
@@ -30,7 +30,7 @@ class Expected:
 
     def add(self, trades: Iterable[Trade]) -> None:
         for trade in trades:
-            self.identities[partition(trade)].add(bytes.fromhex(trade.trade_id))
+            self.identities[partition_of(trade)].add(bytes.fromhex(trade.trade_id))
 
     @property
     def count(self) -> int:
@@ -46,7 +46,7 @@ class Found:
     doubled: int
 
 
-def compare(session: Session, expected: Expected, wait_s: float = 30.0) -> Found:
+def compare_identities(session: Session, expected: Expected, wait_s: float = 30.0) -> Found:
     """Read every partition and compare identities; what is missing is looked for again for ``wait_s`` seconds."""
     lost, doubled, readable = 0, 0, 0
     deadline = time.monotonic() + wait_s
@@ -80,13 +80,15 @@ def read_trades(
     waiting: deque[tuple[Partition, Any]] = deque()
     for place in sorted(places):
         if len(waiting) >= READERS:
-            yield _finished(session, statement, *waiting.popleft())
+            yield _read_result(session, statement, *waiting.popleft())
         waiting.append((place, session.execute_async(statement, place)))
     while waiting:
-        yield _finished(session, statement, *waiting.popleft())
+        yield _read_result(session, statement, *waiting.popleft())
 
 
-def _finished(session: Session, statement: Any, place: Partition, future: Any) -> tuple[Partition, list[Any]]:
+def _read_result(
+    session: Session, statement: Any, place: Partition, future: Any
+) -> tuple[Partition, list[Any]]:
     """A partition and its rows; a failed read is tried again, because right after a load the nodes are slow."""
     from cassandra import DriverException
     from cassandra.cluster import NoHostAvailable
@@ -104,7 +106,7 @@ def _finished(session: Session, statement: Any, place: Partition, future: Any) -
     raise AssertionError("unreachable")
 
 
-def rows_of(session: Session, places: Iterable[Partition], at_least: int) -> list[list[tuple[Any, ...]]]:
+def read_rows(session: Session, places: Iterable[Partition], at_least: int) -> list[list[tuple[Any, ...]]]:
     """The stored rows of as many partitions as it takes, a list each, in the order of ``TRADE_COLUMNS``.
 
     The values are those that the sink hands to the driver: written again, every row stays as it is.
@@ -113,14 +115,14 @@ def rows_of(session: Session, places: Iterable[Partition], at_least: int) -> lis
     count = 0
     for _, rows in read_trades(session, places, tuple(name for name, _ in TRADE_COLUMNS)):
         if rows:
-            found.append([as_written(row) for row in rows])
+            found.append([to_bound_values(row) for row in rows])
             count += len(rows)
         if count >= at_least:
             break
     return found
 
 
-def as_written(row: Any) -> tuple[Any, ...]:
+def to_bound_values(row: Any) -> tuple[Any, ...]:
     """A row as the driver returns it → the values that the sink binds."""
     values = []
     for value, (_, kind) in zip(row, TRADE_COLUMNS, strict=True):

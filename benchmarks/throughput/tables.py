@@ -45,17 +45,17 @@ class TableDifference:
         return not (self.only_first or self.only_second or self.columns)
 
 
-def moved(line: str, days: int) -> str:
+def move_trade_line(line: str, days: int) -> str:
     """A line of a trade file with its time and its expiration moved by whole days."""
-    return _moved(line, days, columns=(1, 4))
+    return _move_dates(line, days, columns=(1, 4))
 
 
-def moved_end_of_day(line: str, days: int) -> str:
+def move_eod_line(line: str, days: int) -> str:
     """A line of an end-of-day file with its day and its expiration moved by whole days."""
-    return _moved(line, days, columns=(1, 3))
+    return _move_dates(line, days, columns=(1, 3))
 
 
-def _moved(line: str, days: int, columns: tuple[int, ...]) -> str:
+def _move_dates(line: str, days: int, columns: tuple[int, ...]) -> str:
     """A line with the dates moved that begin these columns."""
     fields = line.split(",", max(columns) + 1)
     for column in columns:
@@ -64,7 +64,7 @@ def _moved(line: str, days: int, columns: tuple[int, ...]) -> str:
     return ",".join(fields)
 
 
-def compare(table: str, first: Mapping[Key, Row], second: Mapping[Key, Row]) -> TableDifference:
+def compare_rows(table: str, first: Mapping[Key, Row], second: Mapping[Key, Row]) -> TableDifference:
     """Compare the rows of two days of ``table``, by key; columns in ``EXCEPTED`` may differ."""
     found = TableDifference(rows=len(first))
     found.only_first = sorted(str(key) for key in first.keys() - second.keys())
@@ -76,12 +76,12 @@ def compare(table: str, first: Mapping[Key, Row], second: Mapping[Key, Row]) -> 
     return found
 
 
-def back(row: Row, days: int, identities: Mapping[bytes, bytes]) -> Row:
+def move_row_back(row: Row, days: int, identities: Mapping[bytes, bytes]) -> Row:
     """A row of the second day as it would stand on the first: dates and times moved, identities mapped."""
-    return {name: _back(value, days, identities) for name, value in row.items()}
+    return {name: _move_value_back(value, days, identities) for name, value in row.items()}
 
 
-def _back(value: Any, days: int, identities: Mapping[bytes, bytes]) -> Any:
+def _move_value_back(value: Any, days: int, identities: Mapping[bytes, bytes]) -> Any:
     if isinstance(value, bytes):
         return identities.get(value, value)
     if isinstance(value, date | datetime):
@@ -111,23 +111,23 @@ def tables_of_days(session: Session) -> dict[str, list[str]]:
 
 def rows_of_day(session: Session, table: str, key: list[str], day: date) -> Iterator[tuple[Key, Row]]:
     """(primary key, row) of every row of a table on one trading day, at LOCAL_QUORUM."""
-    for row in _select(session, table, day):
-        plain = {name: _plain(value) for name, value in row._asdict().items()}
+    for row in _select_day(session, table, day):
+        plain = {name: _to_plain(value) for name, value in row._asdict().items()}
         yield tuple(plain[name] for name in key), plain
 
 
-def keyed(
+def key_rows(
     rows: Iterable[tuple[Key, Row]], key: list[str], days: int, identities: Mapping[bytes, bytes]
 ) -> dict[Key, Row]:
     """Rows of the second day by the key that they would have on the first."""
     found = {}
     for _, row in rows:
-        moved_back = back(row, days, identities)
+        moved_back = move_row_back(row, days, identities)
         found[tuple(moved_back[name] for name in key)] = moved_back
     return found
 
 
-def _select(session: Session, table: str, day: date) -> Iterator[Any]:
+def _select_day(session: Session, table: str, day: date) -> Iterator[Any]:
     from cassandra.query import SimpleStatement
 
     statement = f"SELECT * FROM {KEYSPACE}.{table} WHERE trade_date = %s ALLOW FILTERING"
@@ -137,7 +137,7 @@ def _select(session: Session, table: str, day: date) -> Iterator[Any]:
     )
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     """The driver's own types as Python's."""
     inner = getattr(value, "date", None)
     if inner is not None and not isinstance(value, datetime):

@@ -49,16 +49,16 @@ class Load:
         return asdict(self)
 
 
-def measure(contact_points: list[str], rows: Path, load: Load, seconds: float) -> float:
+def measure_rate(contact_points: list[str], rows: Path, load: Load, seconds: float) -> float:
     """Rows a second that the clients of this load wrote at LOCAL_QUORUM for ``seconds``, warm-up aside.
 
-    ``rows``: a file of `save`. Raises StepFailed when a client fails: a figure with failed writes is none.
+    ``rows``: a file of `save_rows`. Raises StepFailed when a client fails: a figure with failed writes is none.
     """
     context = multiprocessing.get_context("spawn")
     ready, begin, results = context.Semaphore(0), context.Event(), context.Queue()
     clients = [
         context.Process(
-            target=_client,
+            target=_run_client,
             args=(contact_points, rows, load, number, seconds, ready, begin, results),
             daemon=True,
         )
@@ -71,7 +71,7 @@ def measure(contact_points: list[str], rows: Path, load: Load, seconds: float) -
             if not ready.acquire(timeout=START_S):
                 raise StepFailed(f"a client of the load ({load}) was not ready within {START_S:.0f} s")
         begin.set()
-        return sum(_result(results, load, seconds) for _ in clients)
+        return sum(_read_rate(results, load, seconds) for _ in clients)
     finally:
         for client in clients:
             if client.pid is None:  # another one could not be started
@@ -81,7 +81,7 @@ def measure(contact_points: list[str], rows: Path, load: Load, seconds: float) -
                 client.kill()
 
 
-def _result(results: Any, load: Load, seconds: float) -> float:
+def _read_rate(results: Any, load: Load, seconds: float) -> float:
     try:
         answer = results.get(timeout=seconds + WARM_UP_S + GIVE_UP_S)
     except Empty:
@@ -91,14 +91,14 @@ def _result(results: Any, load: Load, seconds: float) -> float:
     return float(answer)
 
 
-def save(path: Path, partitions: Sequence[Sequence[Row]]) -> None:
+def save_rows(path: Path, partitions: Sequence[Sequence[Row]]) -> None:
     """Put rows, grouped by partition, where the client processes find them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         pickle.dump([list(rows) for rows in partitions], file, protocol=5)
 
 
-def share(partitions: Sequence[list[Row]], load: Load, number: int) -> list[list[Row]]:
+def share_rows(partitions: Sequence[list[Row]], load: Load, number: int) -> list[list[Row]]:
     """The statements of client ``number``: lists of up to ``batch`` rows of one partition.
 
     No two clients share a partition if there are enough.
@@ -107,24 +107,24 @@ def share(partitions: Sequence[list[Row]], load: Load, number: int) -> list[list
     return [rows[start : start + load.batch] for rows in mine for start in range(0, len(rows), load.batch)]
 
 
-def _client(
+def _run_client(
     contact_points: list[str], rows: Path, load: Load, number: int, seconds: float,
     ready: Any, begin: Any, results: Any,
 ) -> None:  # fmt: skip
     try:
         with rows.open("rb") as file:
-            groups = share(pickle.load(file), load, number)  # noqa: S301 - our own file, in our own build folder
+            groups = share_rows(pickle.load(file), load, number)  # noqa: S301 - our own file, in our own build folder
         with session_scope(contact_points, Principal.RECOVERY) as session:
-            execute, prepared = statements(session, groups, load.batch)
+            execute, prepared = prepare_statements(session, groups, load.batch)
             ready.release()
             begin.wait(START_S)
-            results.put(pump(execute, prepared, load.in_flight, seconds))
+            results.put(pump_statements(execute, prepared, load.in_flight, seconds))
     except Exception as error:  # noqa: BLE001 - told to the parent, which raises it
         results.put(f"{type(error).__name__}: {error}")
         ready.release()  # the parent reads the failure instead of waiting for this client
 
 
-def statements(
+def prepare_statements(
     session: Session, groups: Sequence[list[Row]], batch: int
 ) -> tuple[Callable[[list[Row]], Any], list[list[Row]]]:
     """A function that writes a group of rows of one partition and returns the driver's future, and its groups.
@@ -139,7 +139,7 @@ def statements(
     return lambda rows: session.execute_async(unlogged_batch(insert, rows, encoded=True)), encoded
 
 
-def pump(
+def pump_statements(
     execute: Callable[[list[Row]], Any], groups: Sequence[list[Row]], in_flight: int, seconds: float
 ) -> float:
     """Keep ``in_flight`` statements under way, repeating the same groups, for the warm-up and ``seconds``.
@@ -151,25 +151,25 @@ def pump(
     acknowledged = 0
     failures: list[BaseException] = []
 
-    def done(_: Any, count: int) -> None:
+    def count_written(_: Any, count: int) -> None:
         nonlocal acknowledged
         with lock:
             acknowledged += count
         places.release()
 
-    def failed(error: BaseException) -> None:
+    def record_failure(error: BaseException) -> None:
         failures.append(error)
         places.release()
 
     began = time.monotonic()
     start: tuple[float, int] | None = None
-    for group in _until(began + WARM_UP_S + seconds, groups):
+    for group in _repeat_until(began + WARM_UP_S + seconds, groups):
         if failures:
             break
         if start is None and time.monotonic() >= began + WARM_UP_S:
             start = (time.monotonic(), acknowledged)
         places.acquire()
-        execute(group).add_callbacks(done, failed, callback_args=(len(group),))
+        execute(group).add_callbacks(count_written, record_failure, callback_args=(len(group),))
     end = (time.monotonic(), acknowledged)
     for _ in range(in_flight):
         places.acquire(timeout=GIVE_UP_S)
@@ -179,7 +179,7 @@ def pump(
     return (end[1] - first[1]) / (end[0] - first[0])
 
 
-def _until(deadline: float, groups: Sequence[list[Row]]) -> Iterator[list[Row]]:
+def _repeat_until(deadline: float, groups: Sequence[list[Row]]) -> Iterator[list[Row]]:
     for group in cycle(groups):
         if time.monotonic() >= deadline:
             return

@@ -14,12 +14,12 @@ import pytest
 from botocore.config import Config
 
 from benchmarks.throughput import feed, stored, tables
-from benchmarks.throughput.delivery import deliver, kafka_python
+from benchmarks.throughput.delivery import deliver_file, open_kafka_python
 from benchmarks.throughput.feed import Part
 from benchmarks.throughput.ingest import scratch_ledger, scratch_topic
 from benchmarks.throughput.latency import consumer_at_end
 from benchmarks.throughput.meters import StreamMeter
-from benchmarks.throughput.writers import Load, measure, save
+from benchmarks.throughput.writers import Load, measure_rate, save_rows
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.settings import BUCKET
 from kintsugi.db.ingest_ledger import IngestLedger
@@ -88,7 +88,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 def record_batch(part: Part) -> pa.RecordBatch:
     """The trades of a part as Spark hands them to the sink; derived columns empty."""
-    found = feed.trades(part)
+    found = feed.parse_trades(part)
     return pa.RecordBatch.from_pydict(
         {
             name: pa.array([getattr(trade, name, None) for trade in found], KINDS[kind])
@@ -99,7 +99,7 @@ def record_batch(part: Part) -> pa.RecordBatch:
 
 @pytest.fixture(scope="module")
 def part() -> Part:
-    return next(feed.parts("end_to_end", SEED, rows=600, seconds=1800))
+    return next(feed.generate_parts("end_to_end", SEED, rows=600, seconds=1800))
 
 
 @pytest.fixture(scope="module")
@@ -112,14 +112,14 @@ def written(place: Place, part: Part) -> stored.Expected:
         == part.rows
     )
     expected = stored.Expected()
-    expected.add(feed.trades(part))
+    expected.add(feed.parse_trades(part))
     return expected
 
 
 def test_encoded_rows_are_read_back_as_they_were_delivered(
     place: Place, part: Part, written: stored.Expected
 ) -> None:
-    trades = {bytes.fromhex(trade.trade_id): trade for trade in feed.trades(part)}
+    trades = {bytes.fromhex(trade.trade_id): trade for trade in feed.parse_trades(part)}
     seen = 0
     for _, rows in stored.read_trades(
         place.session, written.identities, tuple(name for name, _ in TRADE_COLUMNS)
@@ -149,11 +149,11 @@ def test_encoded_rows_are_read_back_as_they_were_delivered(
 
 
 def test_a_row_that_is_missing_is_lost(place: Place, part: Part, written: stored.Expected) -> None:
-    assert stored.compare(place.session, written, wait_s=0) == stored.Found(part.rows, 0, 0)
-    absent = feed.trades(next(feed.parts("end_to_end", SEED + 1, rows=5, seconds=10)))
+    assert stored.compare_identities(place.session, written, wait_s=0) == stored.Found(part.rows, 0, 0)
+    absent = feed.parse_trades(next(feed.generate_parts("end_to_end", SEED + 1, rows=5, seconds=10)))
     more = stored.Expected()
-    more.add([*feed.trades(part), *absent])
-    assert stored.compare(place.session, more, wait_s=0) == stored.Found(part.rows, 5, 0)
+    more.add([*feed.parse_trades(part), *absent])
+    assert stored.compare_identities(place.session, more, wait_s=0) == stored.Found(part.rows, 5, 0)
 
 
 def test_a_bare_driver_writes_the_stored_rows_and_changes_none(
@@ -162,35 +162,35 @@ def test_a_bare_driver_writes_the_stored_rows_and_changes_none(
     columns = tuple(name for name, _ in TRADE_COLUMNS)
     before = dict(stored.read_trades(place.session, written.identities, columns))
     rows = place.folder / "rows.pickle"
-    save(rows, stored.rows_of(place.session, written.identities, 500))
+    save_rows(rows, stored.read_rows(place.session, written.identities, 500))
     for load in (Load(1, 16, 1), Load(30, 4, 2)):
-        assert measure(place.contact_points, rows, load, 1.0) > 50
+        assert measure_rate(place.contact_points, rows, load, 1.0) > 50
     assert dict(stored.read_trades(place.session, written.identities, columns)) == before
 
 
 def test_a_client_that_cannot_write_fails_the_measurement(place: Place) -> None:
     rows = place.folder / "bad.pickle"
-    save(rows, [[("text where", "no text", "belongs")]])
+    save_rows(rows, [[("text where", "no text", "belongs")]])
     with pytest.raises(StepFailed, match="failed"):
-        measure(place.contact_points, rows, Load(1, 1, 1), 1.0)
+        measure_rate(place.contact_points, rows, Load(1, 1, 1), 1.0)
 
 
 def test_a_delivered_file_is_on_record_and_not_ingested_again(place: Place) -> None:
-    made = next(feed.parts("growth", SEED, rows=200, seconds=60))
-    with kafka_python(place.bootstrap) as kafka, StreamMeter(place.bootstrap, 0.1) as meter:
+    made = next(feed.generate_parts("growth", SEED, rows=200, seconds=60))
+    with open_kafka_python(place.bootstrap) as kafka, StreamMeter(place.bootstrap, 0.1) as meter:
         before = meter.last.produced
-        deliver(place.s3, place.ledger, kafka, made, feed.messages(made))
+        deliver_file(place.s3, place.ledger, kafka, made, feed.encode_messages(made))
         meter.wait_for(lambda now: now.produced == before + 200, 10, "the messages to arrive")
         assert meter.last.lag == 200 + before
         with pytest.raises(StepFailed, match="ingested already"):
-            deliver(place.s3, place.ledger, kafka, made, feed.messages(made))
+            deliver_file(place.s3, place.ledger, kafka, made, feed.encode_messages(made))
     assert list_waiting_files(place.s3, place.ledger) == []
     (entry,) = place.ledger.entries(made.key)
     assert (entry.state, entry.tally.produced) == (FileState.DONE, 200)
 
 
 def test_the_meter_sees_what_the_group_has_stored(place: Place) -> None:
-    with kafka_python(place.bootstrap) as kafka, StreamMeter(place.bootstrap, 0.1) as meter:
+    with open_kafka_python(place.bootstrap) as kafka, StreamMeter(place.bootstrap, 0.1) as meter:
         consumer = group_consumer(place.bootstrap)
         try:
             with consumer_at_end(place.bootstrap) as at_end:
@@ -242,4 +242,4 @@ def test_a_table_is_compared_by_its_own_key(place: Place, written: stored.Expect
     day = feed.day_of("end_to_end", SEED)
     found = dict(tables.rows_of_day(place.session, "trade", keys["trade"], day))
     assert len(found) == part.rows
-    assert tables.compare("trade", found, found).same
+    assert tables.compare_rows("trade", found, found).same

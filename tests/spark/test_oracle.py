@@ -24,7 +24,7 @@ from tests.spark import oracle
 
 DAY = date(2024, 10, 8)
 REAL = Path(__file__).parents[1] / "data" / "eod_spx_2024-10-07.csv"
-TRADES = 13_000  # from about this number on, the generator plants orders
+TRADES = 13_000  # from about this number on, the generator injects orders
 STATISTICS = ("count", "mean", "median", "stddev", "log_stddev")
 DERIVED = ["premium", "side", "expiry_bin", "delta_bin", "canceled"]
 
@@ -100,7 +100,7 @@ def test_the_baseline_of_each_bucket(spark: SparkSession, made: GeneratedDay, re
 def test_windows_and_signals(
     spark: SparkSession, made: GeneratedDay, lines: list[str], expected: pd.DataFrame
 ) -> None:
-    store = signals_application.stream(spark, made)
+    store = signals_application.run_stream(spark, made)
     wanted = oracle.windows(expected)
     found = {(key.symbol, key.start): window._asdict() for key, window in store.windows_written.items()}
     assert {key for key, window in found.items() if window["trades"]} == wanted.keys()

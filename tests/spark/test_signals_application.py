@@ -1,4 +1,4 @@
-"""The evaluation counts right, and a day through the stream's own functions finds what is planted in it."""
+"""The evaluation counts right, and a day through the stream's own functions finds what is injected in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kintsugi.pipeline.stream.in_memory_repository import InMemoryRepository
 from kintsugi.sampledata.generator import GeneratedDay, generate_day
 
 START = "2024-10-08 10:00:10.000"
-T0 = signals_application._ms("2024-10-08 10:00:00.000")
+T0 = signals_application._parse_ms("2024-10-08 10:00:00.000")
 
 
 def made(folder: Path, **truth: object) -> GeneratedDay:
@@ -43,7 +43,7 @@ def test_trades_are_judged_by_their_identity(tmp_path: Path) -> None:
         for i, s in (("aa", "high_volume"), ("dd", "high_volume"), ("cc", "high_volume"))
     ]
     score = judged(day, rows)["high_volume"]
-    assert (score.planted, score.found, score.alerts, score.right) == (2, 1, 3, 1)
+    assert (score.injected, score.found, score.alerts, score.right) == (2, 1, 3, 1)
     assert score.precision == pytest.approx(1 / 3)
     assert score.recall == 0.5
     assert score.false_per_million == 4.0
@@ -61,17 +61,17 @@ def test_windows_are_judged_by_the_orders_that_they_overlap(tmp_path: Path) -> N
     rows = [window_row(WindowKey("S", "2024-10-08", 40, start), both) for start in starts]
     scores = judged(day, [Put(FLOW_WINDOW, row) for row in rows])
     aggressor, imbalance = scores["aggressor"], scores["imbalance"]
-    assert (aggressor.planted, aggressor.found, aggressor.alerts, aggressor.right) == (1, 1, 4, 2)
-    assert (imbalance.planted, imbalance.found, imbalance.alerts, imbalance.right) == (1, 0, 4, 0)
+    assert (aggressor.injected, aggressor.found, aggressor.alerts, aggressor.right) == (1, 1, 4, 2)
+    assert (imbalance.injected, imbalance.found, imbalance.alerts, imbalance.right) == (1, 0, 4, 0)
 
 
 def test_what_is_planted_on_an_easy_day_is_found(spark: SparkSession, tmp_path: Path) -> None:
     day = generate_day(tmp_path, day=date(2024, 10, 8), seed=5, trades=25_000, level="easy")
     scores = {signal: Score("easy", signal) for signal in SIGNALS}
-    store = signals_application.stream(spark, day)
+    store = signals_application.run_stream(spark, day)
     score_alerts(day, store, scores)
     for score in scores.values():
-        assert score.planted > 0, score
+        assert score.injected > 0, score
         assert score.recall == pytest.approx(1.0, abs=0.1), score
         assert score.precision == pytest.approx(1.0, abs=0.1), score
     held = sum(window.trades for window in store.windows_written.values())
@@ -83,6 +83,6 @@ def test_the_report_is_a_table_a_plot_and_json(tmp_path: Path, capsys: pytest.Ca
     scores = [Score(level, signal, 100, 4, 3, 5, 2, [1]) for level in ("easy", "hard") for signal in SIGNALS]
     signals_application.print_scores(scores)
     assert "0.400" in capsys.readouterr().out
-    signals_application.plot(scores, tmp_path / "plot.png")
+    signals_application.plot_scores(scores, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads(json.dumps(scores[0].to_json()))["recall"] == 0.75

@@ -31,14 +31,16 @@ def work(context: Context) -> Iterator[list[release_traffic.TrafficProbe]]:
     """Records with acks=all and rows at LOCAL_QUORUM, all the time."""
     addresses = [node.address for node in context.fleet.of(Role.CASSANDRA)]
     numbers = count()
-    with session_scope(addresses) as session, release_traffic.producing(context.fleet) as produce:
+    with session_scope(addresses) as session, release_traffic.open_record_beat(context.fleet) as produce:
         session.execute("CREATE TABLE IF NOT EXISTS work (id int PRIMARY KEY)")
         insert = session.prepare("INSERT INTO work (id) VALUES (?)")
 
         def write() -> None:
             session.execute(insert, (next(numbers),))
 
-        with release_traffic.flowing({"acks=all": (0.1, produce), "LOCAL_QUORUM": (0.1, write)}) as pulses:
+        with release_traffic.run_traffic(
+            {"acks=all": (0.1, produce), "LOCAL_QUORUM": (0.1, write)}
+        ) as pulses:
             yield pulses
 
 
@@ -100,7 +102,7 @@ def test_an_edit_by_hand_is_found_and_put_right_without_a_restart(context: Conte
 @pytest.mark.parametrize("trial", TRIALS, ids=lambda trial: trial.name)
 def test_a_bad_release_is_caught(context: Context, trial: Trial) -> None:
     before = good_digest(context)
-    bad = release_trials.with_mistake(context, assignment.open_release(context, before), trial)
+    bad = release_trials.build_bad_release(context, assignment.open_release(context, before), trial)
     with work(context) as pulses:
         story = roll_out(context, trial.name, bad.digest)
     print(story.text, [pulse.to_json() for pulse in pulses])
@@ -113,7 +115,7 @@ def test_a_bad_release_is_caught(context: Context, trial: Trial) -> None:
 
 def test_a_good_release_reaches_every_node_it_changes_and_no_other(context: Context) -> None:
     before = {node.name: since(context, node, node.role.value) for node in context.fleet}
-    better = release_trials.with_mistake(
+    better = release_trials.build_bad_release(
         context, assignment.open_release(context, good_digest(context)), GOOD
     )
     with work(context) as pulses:
@@ -134,7 +136,7 @@ def test_rolling_back_runs_the_old_templates(context: Context) -> None:
     name, good = "kafka-3", assignment.open_release(context, good_digest(context))
     definition = context.settings.node_root(name) / "etc/supervisor.d/kafka.conf"
     heap = next(word for word in definition.read_text().split() if word.startswith("-Xmx"))
-    suspect = release_trials.with_mistake(
+    suspect = release_trials.build_bad_release(
         context, good, Trial("suspect", GOOD.path, heap[4:], "391m", most=1)
     )
     context.store.set_node_releases([name], suspect.digest)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kill_recorder import RunningRecorder, recording
-from benchmarks.live_kills import EXITED, live_kills
+from benchmarks.kill_recorder import RunningRecorder, run_recorder
+from benchmarks.live_kills import EXITED, find_live_kills
 from kintsugi.chaos import janitor, resources, service_processes
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.processes import start_time
@@ -108,15 +108,15 @@ def test_the_death_of_a_service_that_answers_is_seen_with_its_last_answer(
 ) -> None:
     log = settings.node_root(node.name) / "log" / "init.log"
     log.write_text("INFO exited: spark-master (exit status 1; not expected)\n")  # of an earlier life
-    with recording(tmp_path / "deaths.jsonl", settings) as recorder:
+    with run_recorder(tmp_path / "deaths.jsonl", settings) as recorder:
         assert recorder is not None
         wait_until(lambda: heard(recorder), 60, "the recorder looks")
         began = datetime.now(UTC)
         pid = kill_and_await_successor(settings, node)
-        seen = recorder.between(began, soon())
+        seen = recorder.read_period(began, soon())
         (death,) = seen.deaths
         assert (death.node, death.what, death.pid, death.end) == (node.name, "service", pid, "unknown")
-        assert live_kills(seen.deaths, []) == [death]
+        assert find_live_kills(seen.deaths, []) == [death]
     assert recorder.process.poll() == 0
 
 
@@ -126,15 +126,15 @@ def test_the_recorder_reads_its_inits_word_for_how_the_service_ended(
 ) -> None:
     log = settings.node_root(node.name) / "log" / "init.log"
     log.write_text("")
-    with recording(tmp_path / "deaths.jsonl", settings) as recorder:
+    with run_recorder(tmp_path / "deaths.jsonl", settings) as recorder:
         assert recorder is not None
         wait_until(lambda: heard(recorder), 60, "the recorder looks")
         began = datetime.now(UTC)
         kill_and_await_successor(settings, node)
         log.write_text("INFO exited: spark-master (exit status 3; not expected)\n")
-        (death,) = recorder.between(began, soon()).deaths
+        (death,) = recorder.read_period(began, soon()).deaths
         assert death.end == EXITED
-        assert live_kills([death], []) == []
+        assert find_live_kills([death], []) == []
 
 
 OWNER = """

@@ -73,7 +73,7 @@ def test_the_guards_are_asked_until_they_allow_the_fault(context: Any, actions: 
     allowed = allow_fault(context, KIND, ["kafka-2"], run="test")
     assert context.store.refusals == []
     assert (actions, context.store.faults) == ([], [])
-    with allowed.injected() as t0:
+    with allowed.inject_fault() as t0:
         assert actions == ["made kafka-2"]
         (record,) = janitor.fault_records(context.settings)
         assert (record.kind, record.nodes) == (KIND, ("kafka-2",))
@@ -96,7 +96,7 @@ def test_a_person_who_stops_chaos_after_the_guards_allowed_it_is_obeyed(
 ) -> None:
     allowed = allow_fault(context, KIND, ["kafka-2"], run="test")
     context.store.stopped = True
-    with pytest.raises(ChaosStopped), allowed.injected():
+    with pytest.raises(ChaosStopped), allowed.inject_fault():
         pass
     assert (actions, context.store.faults) == ([], [])
     with pytest.raises(ChaosStopped):
@@ -104,7 +104,7 @@ def test_a_person_who_stops_chaos_after_the_guards_allowed_it_is_obeyed(
 
 
 def test_a_fault_is_undone_when_the_benchmark_fails(context: Any, actions: FaultActions) -> None:
-    with pytest.raises(StepFailed), AllowedFault(context, KIND, ["kafka-2"], "test").injected():
+    with pytest.raises(StepFailed), AllowedFault(context, KIND, ["kafka-2"], "test").inject_fault():
         raise StepFailed("it did not recover")
     assert actions == ["made kafka-2", "undone kafka-2"]
 
@@ -121,17 +121,17 @@ def test_a_database_that_is_the_victim_does_not_end_a_benchmark(
 
 def measure_repair(context: Any) -> object:
     planned = Repair(Role.KAFKA, "kafka-2", "power_off", "reset", 1)
-    return mttr.Mttr(context, SimpleNamespace(), SimpleNamespace(), Path("x"), 1).repair(planned)  # type: ignore[arg-type]
+    return mttr.Mttr(context, SimpleNamespace(), SimpleNamespace(), Path("x"), 1).measure_repair(planned)  # type: ignore[arg-type]
 
 
 def measure_hand_start(context: Any) -> object:
     planned = HandStart(Role.KAFKA, "kafka-2", "process_death", 1)
-    return mttr.Mttr(context, SimpleNamespace(), SimpleNamespace(), Path("x"), 1).start_by_hand(planned)  # type: ignore[arg-type]
+    return mttr.Mttr(context, SimpleNamespace(), SimpleNamespace(), Path("x"), 1).measure_hand_start(planned)  # type: ignore[arg-type]
 
 
 def crash_recovery(context: Any) -> object:
     killing = Killing("fence", Victim.WORKER, "kafka-2")
-    return crash_test.CrashTest(context, SimpleNamespace(), Path("x"), [killing]).do(killing)  # type: ignore[arg-type,func-returns-value]
+    return crash_test.CrashTest(context, SimpleNamespace(), Path("x"), [killing]).run_experiment(killing)  # type: ignore[arg-type,func-returns-value]
 
 
 @pytest.mark.parametrize("benchmark", [measure_repair, measure_hand_start, crash_recovery])

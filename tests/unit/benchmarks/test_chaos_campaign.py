@@ -15,8 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import chaos_campaign
-from benchmarks.chaos_campaign import GIVEN_UP_AFTER, can_be_paired, go_together, passed, plan, summary
-from benchmarks.fault_matrix import CELLS
+from benchmarks.chaos_campaign import (
+    GIVEN_UP_AFTER,
+    can_be_paired,
+    can_run_together,
+    has_passed,
+    plan_injections,
+    summarize_injections,
+)
+from benchmarks.fault_matrix import SCENARIOS
 from benchmarks.scenario_report import NOT_BEGUN, Row, empty_row
 from benchmarks.scenarios import Scenario
 from kintsugi.chaos.switch import ChaosStopped
@@ -29,52 +36,52 @@ FLEET = load_fleet()
 
 
 def by_name(name: str) -> Scenario:
-    return next(scenario for scenario in CELLS if scenario.name == name)
+    return next(scenario for scenario in SCENARIOS if scenario.name == name)
 
 
 # --- the plan ---------------------------------------------------------------------------------------------
 
 
 def test_a_hundred_injections_have_every_scenario_and_a_quarter_of_them_two() -> None:
-    planned = plan(CELLS, FLEET, seed=7)
+    planned = plan_injections(SCENARIOS, FLEET, seed=7)
     assert [one.number for one in planned] == list(range(1, 101))
     assert sum(len(one.scenarios) == 2 for one in planned) == 25
     assert {scenario.name for one in planned for scenario in one.scenarios} == {
-        scenario.name for scenario in CELLS
+        scenario.name for scenario in SCENARIOS
     }
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 150))
 def test_any_plan_pairs_only_what_goes_together_and_repeats_nothing_early(seed: int, count: int) -> None:
-    planned = plan(CELLS, FLEET, seed, count)
+    planned = plan_injections(SCENARIOS, FLEET, seed, count)
     assert len(planned) == count
-    assert planned == plan(CELLS, FLEET, seed, count)
+    assert planned == plan_injections(SCENARIOS, FLEET, seed, count)
     times = Counter(scenario.name for one in planned for scenario in one.scenarios)
-    if sum(times.values()) <= len(CELLS):
+    if sum(times.values()) <= len(SCENARIOS):
         assert set(times.values()) == {1}
     for one in planned:
         nodes = [name for scenario in one.scenarios for name in scenario.nodes]
         assert len(nodes) == len(set(nodes))
         if len(one.scenarios) == 2:
-            assert go_together(*one.scenarios, FLEET)
+            assert can_run_together(*one.scenarios, FLEET)
             assert not any(scenario.waives for scenario in one.scenarios)
 
 
 def test_another_seed_gives_another_order() -> None:
-    assert plan(CELLS, FLEET, 1) != plan(CELLS, FLEET, 2)
+    assert plan_injections(SCENARIOS, FLEET, 1) != plan_injections(SCENARIOS, FLEET, 2)
 
 
 def test_what_concerns_one_cluster_or_the_control_plane_is_made_alone() -> None:
     broker, node = by_name("power_off:kafka-1"), by_name("hung:cassandra-1")
     master, worker = by_name("hung:spark-master-1"), by_name("hung:spark-worker-1")
-    assert go_together(broker, node, FLEET)
-    assert not go_together(broker, by_name("hung:kafka-1"), FLEET)
-    assert not go_together(broker, by_name("paused:kafka-2"), FLEET), "a cluster can spare one node"
-    assert not go_together(master, worker, FLEET), "a worker registers with the master"
+    assert can_run_together(broker, node, FLEET)
+    assert not can_run_together(broker, by_name("hung:kafka-1"), FLEET)
+    assert not can_run_together(broker, by_name("paused:kafka-2"), FLEET), "a cluster can spare one node"
+    assert not can_run_together(master, worker, FLEET), "a worker registers with the master"
     for alone in ("s3_hangs:kafka-2", "crash_loop:spark-worker-1", "volume_lost_twice:kafka-1"):
         assert not can_be_paired(by_name(alone))
-    assert not any(can_be_paired(scenario) for scenario in CELLS if len(scenario.nodes) > 1)
+    assert not any(can_be_paired(scenario) for scenario in SCENARIOS if len(scenario.nodes) > 1)
 
 
 # --- the figures ------------------------------------------------------------------------------------------
@@ -99,8 +106,8 @@ KAFKA, CASSANDRA = by_name("power_off:kafka-1"), by_name("hung:cassandra-1")
 
 
 def test_a_campaign_without_a_fault_has_passed() -> None:
-    figures = summary([injected(good(KAFKA), good(CASSANDRA))], [KAFKA, CASSANDRA])
-    assert passed(figures)
+    figures = summarize_injections([injected(good(KAFKA), good(CASSANDRA))], [KAFKA, CASSANDRA])
+    assert has_passed(figures)
     assert (figures["injections"], figures["faults"], figures["two_at_once"]) == (1, 2, 1)
     assert figures["cells_missing"] == []
 
@@ -121,20 +128,20 @@ def test_a_campaign_without_a_fault_has_passed() -> None:
     ],
 )
 def test_each_bar_is_counted_and_fails_the_campaign(changes: dict[str, Any], name: str, value: Any) -> None:
-    figures = summary([injected(good(KAFKA, **changes))], [KAFKA])
+    figures = summarize_injections([injected(good(KAFKA, **changes))], [KAFKA])
     assert figures[name] == value
-    assert not passed(figures)
+    assert not has_passed(figures)
 
 
 def test_what_both_scenarios_of_an_injection_name_is_counted_once() -> None:
     both = {"live_kills": ["spark-master-1: killed"], "lost": 5, "open": ["x"]}
-    figures = summary([injected(good(KAFKA, **both), good(CASSANDRA, **both))], [])
+    figures = summarize_injections([injected(good(KAFKA, **both), good(CASSANDRA, **both))], [])
     assert (figures["live_nodes_killed"], figures["lost"], figures["incidents_left_open"]) == (1, 5, 1)
 
 
 def test_what_was_not_measured_is_not_called_none() -> None:
-    assert summary([injected(good(KAFKA, live_kills=None))], [])["live_nodes_killed"] is None
-    assert not passed(summary([injected(good(KAFKA), not_begun=True)], []))
+    assert summarize_injections([injected(good(KAFKA, live_kills=None))], [])["live_nodes_killed"] is None
+    assert not has_passed(summarize_injections([injected(good(KAFKA), not_begun=True)], []))
 
 
 # --- a run ------------------------------------------------------------------------------------------------
@@ -158,10 +165,12 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(chaos_campaign, "run_scenarios", run_scenarios)
     monkeypatch.setattr(Context, "from_environment", lambda: context)
     monkeypatch.setattr(chaos_campaign, "unpause_dags", lambda _: None)
-    monkeypatch.setattr(chaos_campaign, "unavailable", lambda _: {"slow_disk": "no control group"})
+    monkeypatch.setattr(
+        chaos_campaign, "find_unavailable_faults", lambda _: {"slow_disk": "no control group"}
+    )
     monkeypatch.setattr(chaos_campaign, "raised_repair_budget", lambda _: nullcontext())
-    monkeypatch.setattr(chaos_campaign, "recording", lambda *_: nullcontext())
-    monkeypatch.setattr("kintsugi.pipeline.reconcile.summary.summarize_report", lambda _: counted)
+    monkeypatch.setattr(chaos_campaign, "run_recorder", lambda *_: nullcontext())
+    monkeypatch.setattr("benchmarks.chaos_campaign.summarize_report", lambda _: counted)
     monkeypatch.setattr("benchmarks.chaos_campaign.reconcile_when_quiet", lambda *_, **__: None)
     stage.run = lambda **more: chaos_campaign.run_campaign(
         made, report=stage.path, **{"injections": 8, **more}
@@ -206,9 +215,9 @@ def test_a_finished_campaign_or_one_of_another_seed_or_size_is_begun_anew(stage:
     stage.run(seed=5)
     assert len(stage.ran) == 8
     before = {"finished": False, "count": 8, "seed": 5, "injections": []}
-    assert chaos_campaign.begin(before, 8, 5)["seed"] == 5
-    assert chaos_campaign.begin(before, 8, 6)["seed"] == 6
-    assert chaos_campaign.begin(before, 9, None)["count"] == 9
+    assert chaos_campaign.begin_report(before, 8, 5)["seed"] == 5
+    assert chaos_campaign.begin_report(before, 8, 6)["seed"] == 6
+    assert chaos_campaign.begin_report(before, 9, None)["count"] == 9
 
 
 def test_an_injection_that_cannot_be_judged_ends_no_campaign(stage: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.crash_test import begun, kept
+from benchmarks.crash_test import has_begun, keep_rows
 from benchmarks.crash_test_plan import (
     COMPONENTS,
     NODES,
@@ -17,7 +17,7 @@ from benchmarks.crash_test_plan import (
     Killing,
     Victim,
     judge_killing,
-    plan,
+    plan_killings,
 )
 from kintsugi.core.fleet import load_fleet
 from kintsugi.core.incident import Incident, JournalEntry, Outcome
@@ -37,7 +37,7 @@ def on_its_disk(**changes: Any) -> Incident:
 
 
 def test_the_worker_and_all_of_airflow_are_killed_at_every_step_and_the_others_in_turn() -> None:
-    chosen = plan()
+    chosen = plan_killings()
     at_step = {step: {one.victim for one in chosen if one.step == step} for step in STEPS}
     assert all({Victim.WORKER, Victim.AIRFLOW} <= victims for victims in at_step.values())
     times = Counter(one.victim for one in chosen)
@@ -47,28 +47,28 @@ def test_the_worker_and_all_of_airflow_are_killed_at_every_step_and_the_others_i
 
 
 def test_all_of_them_and_a_choice() -> None:
-    assert {(one.step, one.victim) for one in plan(all_=True)} == {
+    assert {(one.step, one.victim) for one in plan_killings(all_=True)} == {
         (step, victim) for step in STEPS for victim in Victim
     }
-    assert [one.name for one in plan(steps=["rejoin"], victims=[Victim.WORKER])] == [
-        next(one.name for one in plan() if (one.step, one.victim) == ("rejoin", Victim.WORKER))
+    assert [one.name for one in plan_killings(steps=["rejoin"], victims=[Victim.WORKER])] == [
+        next(one.name for one in plan_killings() if (one.step, one.victim) == ("rejoin", Victim.WORKER))
     ]
 
 
 def test_a_walk_that_was_ended_goes_on_and_one_of_other_killings_begins() -> None:
-    asked = plan(steps=["rejoin"])
+    asked = plan_killings(steps=["rejoin"])
     rows = [{"name": one.name, "outcome": "as designed"} for one in asked[:2]]
     report = {"asked": [one.name for one in asked], "finished": False, "killings": rows}
-    assert list(kept(report, asked)) == [one.name for one in asked[:2]]
-    assert kept(report, plan(steps=["fence"])) == {}
-    assert kept({**report, "finished": True}, asked) == {}
-    assert kept({}, asked) == {}
+    assert list(keep_rows(report, asked)) == [one.name for one in asked[:2]]
+    assert keep_rows(report, plan_killings(steps=["fence"])) == {}
+    assert keep_rows({**report, "finished": True}, asked) == {}
+    assert keep_rows({}, asked) == {}
 
 
 def test_a_step_has_begun_with_its_first_line() -> None:
     story = healed()
-    assert begun(story, "provision")
-    assert not begun(replace(story, entries=story.entries[:3]), "provision")
+    assert has_begun(story, "provision")
+    assert not has_begun(replace(story, entries=story.entries[:3]), "provision")
 
 
 def test_one_healed_incident_with_one_rebuild_is_as_designed() -> None:

@@ -48,7 +48,7 @@ def follow(repair: SlowRepair, standstill_s: float, monkeypatch: pytest.MonkeyPa
     context: Any = SimpleNamespace(store=repair)
     settings: Any = None
     shown = demo.Demo(settings, Console(file=screen), Path("unused"))
-    shown.follow(context, NODE, T0, standstill_s)
+    shown.follow_incident(context, NODE, T0, standstill_s)
     return screen.getvalue()
 
 

@@ -12,9 +12,9 @@ from benchmarks.live_kills import (
     Announcement,
     Death,
     Recording,
-    end_of,
-    kills,
-    live_kills,
+    find_live_kills,
+    find_service_end,
+    find_unexplained_deaths,
 )
 
 T0 = datetime(2026, 11, 28, 12, 0, tzinfo=UTC)
@@ -39,40 +39,40 @@ def death(
 
 
 def test_a_node_that_somebody_has_just_heard_was_killed_alive() -> None:
-    assert live_kills([death()], []) == [death()]
-    assert live_kills([death(at=100, heard=100 - SILENCE_S)], []) != []
+    assert find_live_kills([death()], []) == [death()]
+    assert find_live_kills([death(at=100, heard=100 - SILENCE_S)], []) != []
 
 
 @pytest.mark.parametrize("heard", [None, 100 - SILENCE_S - 0.1])
 def test_a_silent_node_may_be_killed(heard: float | None) -> None:
-    assert live_kills([death(heard=heard)], []) == []
-    assert kills([death(heard=heard)], []) != [], "but it was killed"
+    assert find_live_kills([death(heard=heard)], []) == []
+    assert find_unexplained_deaths([death(heard=heard)], []) != [], "but it was killed"
 
 
 def test_what_ended_by_itself_was_not_killed() -> None:
-    assert live_kills([death(end=EXITED)], []) == []
-    assert kills([death(end=EXITED)], []) == []
+    assert find_live_kills([death(end=EXITED)], []) == []
+    assert find_unexplained_deaths([death(end=EXITED)], []) == []
 
 
 def test_the_experiment_explains_the_death_of_what_ran_when_it_struck_and_of_nothing_else() -> None:
     struck = [Announcement("kafka-1", after(99))]
-    assert live_kills([death()], struck) == []
-    assert live_kills([death(node="kafka-2")], struck) != [], "another node"
-    assert live_kills([death(started=99.5)], struck) != [], "its successor"
-    assert live_kills([death(at=140, heard=139)], struck) != [], "much later"
-    assert live_kills([death(at=98, heard=97)], struck) != [], "before"
+    assert find_live_kills([death()], struck) == []
+    assert find_live_kills([death(node="kafka-2")], struck) != [], "another node"
+    assert find_live_kills([death(started=99.5)], struck) != [], "its successor"
+    assert find_live_kills([death(at=140, heard=139)], struck) != [], "much later"
+    assert find_live_kills([death(at=98, heard=97)], struck) != [], "before"
 
 
 def test_by_design_a_service_may_be_ended_that_answers_and_its_host_may_not() -> None:
-    assert live_kills([death()], [], allowed=["kafka-1"]) == []
-    assert live_kills([death(what="init")], [], allowed=["kafka-1"]) != []
-    assert live_kills([death()], [], allowed=["kafka-2"]) != []
+    assert find_live_kills([death()], [], allowed=["kafka-1"]) == []
+    assert find_live_kills([death(what="init")], [], allowed=["kafka-1"]) != []
+    assert find_live_kills([death()], [], allowed=["kafka-2"]) != []
 
 
 def test_a_node_that_dies_with_its_service_is_one_kill() -> None:
     both = [death(at=100, what="init"), death(at=100.2), death(at=100.2, node="kafka-3")]
-    assert [one.node for one in live_kills(both, [])] == ["kafka-1", "kafka-3"]
-    assert len(live_kills([death(at=100), death(at=130, heard=129)], [])) == 2
+    assert [one.node for one in find_live_kills(both, [])] == ["kafka-1", "kafka-3"]
+    assert len(find_live_kills([death(at=100), death(at=130, heard=129)], [])) == 2
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_node_that_dies_with_its_service_is_one_kill() -> None:
     ],
 )
 def test_how_a_service_ended_is_in_its_inits_own_words(log: str, end: str) -> None:
-    assert end_of(log, "kafka") == end
+    assert find_service_end(log, "kafka") == end
 
 
 def test_a_death_is_written_and_read_again() -> None:
@@ -104,7 +104,7 @@ def test_a_death_is_written_and_read_again() -> None:
 def test_a_recording_says_for_how_long_nobody_looked() -> None:
     lines = [{"kind": "look", "at": after(seconds).isoformat()} for seconds in (-5, 1, 2, 9, 10, 40)]
     lines += [death(at=5).to_json(), death(at=20).to_json()]
-    seen = Recording.of(lines, T0, after(12))
+    seen = Recording.from_lines(lines, T0, after(12))
     assert seen.blind_s == 7
     assert [one.at for one in seen.deaths] == [after(5)]
-    assert Recording.of([], T0, after(12)).blind_s == 12
+    assert Recording.from_lines([], T0, after(12)).blind_s == 12

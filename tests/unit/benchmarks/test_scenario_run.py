@@ -267,9 +267,9 @@ def test_a_store_that_was_killed_is_waited_for(context: Any) -> None:
 
 def test_only_faults_that_end_processes_are_announced(context: Any) -> None:
     at_once = Run(context, [HELD, BRIEF], Console(file=io.StringIO()), None, t0=datetime.now(UTC))
-    at_once.announce(HELD, HELD.nodes)
+    at_once.announce_kills(HELD, HELD.nodes)
     assert at_once.announcements == []
-    at_once.announce(BRIEF, BRIEF.nodes)
+    at_once.announce_kills(BRIEF, BRIEF.nodes)
     assert [one.node for one in at_once.announcements] == ["cassandra-1"]
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.fault_matrix import CELLS, NOT_MADE, NOT_MADE_ANYWHERE
+from benchmarks.fault_matrix import NOT_MADE, NOT_MADE_ANYWHERE, SCENARIOS
 from benchmarks.scenarios import (
     ExpectedPages,
+    IncidentContent,
     Scenario,
-    Told,
     judge_pages,
     judge_scenario,
     victims_without_action,
@@ -26,7 +26,7 @@ LOST = Scenario(
     must=frozenset({Action.REBUILD_NODE}),
 )
 LEFT_ALONE = Scenario("paused", ("kafka-1",), frozenset({FailureMode.FALSE_ALARM}), incident=False)
-GOOD = Told("kafka-1", ["host_lost"], ["rebuild_node"])
+GOOD = IncidentContent("kafka-1", ["host_lost"], ["rebuild_node"])
 
 
 def test_a_repair_as_expected_passes() -> None:
@@ -38,63 +38,76 @@ def test_a_repair_as_expected_passes() -> None:
     [
         ([GOOD], False, "not healed; its journals stood still for 240 s"),
         ([], True, "kafka-1 should have got rebuild_node"),
-        ([Told("kafka-1", ["hung"], ["rebuild_node"])], True, "kafka-1 was taken for hung"),
-        ([Told("kafka-1", ["host_lost"], ["rebuild_node", "rebuild"])], True, "kafka-1 got rebuild"),
-        ([GOOD, Told("kafka-2", ["host_lost"], ["restart"])], True, "kafka-2 was acted upon (restart)"),
+        ([IncidentContent("kafka-1", ["hung"], ["rebuild_node"])], True, "kafka-1 was taken for hung"),
+        (
+            [IncidentContent("kafka-1", ["host_lost"], ["rebuild_node", "rebuild"])],
+            True,
+            "kafka-1 got rebuild",
+        ),
+        (
+            [GOOD, IncidentContent("kafka-2", ["host_lost"], ["restart"])],
+            True,
+            "kafka-2 was acted upon (restart)",
+        ),
     ],
 )
-def test_what_is_not_as_designed_is_named(incidents: list[Told], healed: bool, said: str) -> None:
+def test_what_is_not_as_designed_is_named(incidents: list[IncidentContent], healed: bool, said: str) -> None:
     why = judge_scenario(LOST, incidents, healed)
     assert why is not None
     assert why.startswith(said)
 
 
 def test_a_bystander_that_was_only_looked_at_is_no_failure() -> None:
-    assert judge_scenario(LOST, [GOOD, Told("kafka-2", ["false_alarm"], [])], healed=True) is None
+    assert judge_scenario(LOST, [GOOD, IncidentContent("kafka-2", ["false_alarm"], [])], healed=True) is None
 
 
 def test_a_pause_may_be_noticed_but_not_acted_upon() -> None:
-    assert judge_scenario(LEFT_ALONE, [Told("kafka-1", ["false_alarm"], [])], healed=True) is None
-    why = judge_scenario(LEFT_ALONE, [Told("kafka-1", ["hung"], ["restart"])], healed=True)
+    assert judge_scenario(LEFT_ALONE, [IncidentContent("kafka-1", ["false_alarm"], [])], healed=True) is None
+    why = judge_scenario(LEFT_ALONE, [IncidentContent("kafka-1", ["hung"], ["restart"])], healed=True)
     assert why == "kafka-1 was acted upon (restart), though it should have been left alone"
 
 
 def test_a_victim_whose_first_incident_was_only_the_start_is_still_owed_its_action() -> None:
-    start = Told("kafka-1", ["starting"], [])
+    start = IncidentContent("kafka-1", ["starting"], [])
     assert victims_without_action(LOST, []) == victims_without_action(LOST, [start]) == ["kafka-1"]
-    assert victims_without_action(LOST, [start, Told("kafka-2", ["host_lost"], ["rebuild_node"])]) == [
-        "kafka-1"
-    ]
+    assert victims_without_action(
+        LOST, [start, IncidentContent("kafka-2", ["host_lost"], ["rebuild_node"])]
+    ) == ["kafka-1"]
     assert victims_without_action(LOST, [start, GOOD]) == []
     assert victims_without_action(LEFT_ALONE, []) == []
 
 
 def test_every_scenario_names_a_fault_that_can_be_made_and_nodes_of_the_fleet() -> None:
     nodes = load_fleet().nodes
-    for scenario in CELLS:
+    for scenario in SCENARIOS:
         assert scenario.fault in FAULTS
         assert set(scenario.nodes) <= set(nodes)
         assert scenario.must <= scenario.actions
-    assert len({scenario.name for scenario in CELLS}) == len(CELLS)
+    assert len({scenario.name for scenario in SCENARIOS}) == len(SCENARIOS)
 
 
 def test_every_fault_has_a_scenario_for_every_role_or_a_reason_why_not() -> None:
     fleet = load_fleet()
-    made = {(scenario.fault, fleet.node(name).role) for scenario in CELLS for name in scenario.nodes}
+    made = {(scenario.fault, fleet.node(name).role) for scenario in SCENARIOS for name in scenario.nodes}
     assert made.isdisjoint(NOT_MADE)
     assert made | NOT_MADE.keys() == {(fault, role) for fault in FAULTS for role in Role}
 
 
 def test_a_scenario_that_wants_a_word_of_it_is_not_content_with_a_node_that_serves() -> None:
     wants = Scenario("corrupt_entry", ("kafka-1",), frozenset({FailureMode.STARTING}), says="was compared")
-    silent, other = Told("kafka-1", ["starting"], []), Told("kafka-2", ["starting"], [], "it was compared")
+    silent, other = (
+        IncidentContent("kafka-1", ["starting"], []),
+        IncidentContent("kafka-2", ["starting"], [], "it was compared"),
+    )
     assert (
         judge_scenario(wants, [silent, other], healed=True)
         == "nothing in the journal of kafka-1 says: was compared"
     )
     assert judge_scenario(wants, [], healed=True) is not None
     assert (
-        judge_scenario(wants, [silent, Told("kafka-1", ["starting"], [], "x\nit was compared")], healed=True)
+        judge_scenario(
+            wants, [silent, IncidentContent("kafka-1", ["starting"], [], "x\nit was compared")], healed=True
+        )
         is None
     )
 
@@ -118,7 +131,9 @@ def test_a_person_is_paged_where_that_is_designed_and_nowhere_else(
 
 
 def test_gray_faults_are_never_repaired_and_an_unmounted_disk_never_replaced() -> None:
-    by_fault = {scenario.fault: [one for one in CELLS if one.fault == scenario.fault] for scenario in CELLS}
+    by_fault = {
+        scenario.fault: [one for one in SCENARIOS if one.fault == scenario.fault] for scenario in SCENARIOS
+    }
     healthy = ("network_reject", "network_drop", "network_one_way", "network_delay", "network_loss", "slow_disk",
                "stalled", "hosts_stalled", "starved")  # fmt: skip
     for fault in healthy:
@@ -131,7 +146,7 @@ def test_gray_faults_are_never_repaired_and_an_unmounted_disk_never_replaced() -
 
 def test_a_fault_on_more_nodes_than_a_role_can_spare_says_so() -> None:
     fleet = load_fleet()
-    for scenario in CELLS:
+    for scenario in SCENARIOS:
         roles = [fleet.node(name).role for name in scenario.nodes]
         assert bool(scenario.waives) == (len(roles) != len(set(roles))), scenario.name
 

@@ -69,10 +69,10 @@ def test_a_day_has_afternoons_cancels_carets_bursts_and_a_heavy_open(made: Gener
 def test_planted_blocks_are_listed_by_identity_and_are_large(made: GeneratedDay) -> None:
     truth = json.loads(made.truth_file.read_text())
     trades = {row.trade_id: row for row in parsed(made.trade_files) if isinstance(row, Trade)}
-    planted = [trades[item["trade_id"]] for item in truth["unusual"]]
-    assert len(planted) == made.blocks > 0
-    assert not any(is_cancel(trade) for trade in planted)
-    assert min(trade.size for trade in planted) >= LEVELS["standard"].block_contracts
+    injected = [trades[item["trade_id"]] for item in truth["unusual"]]
+    assert len(injected) == made.blocks > 0
+    assert not any(is_cancel(trade) for trade in injected)
+    assert min(trade.size for trade in injected) >= LEVELS["standard"].block_contracts
 
 
 def test_the_end_of_day_file_is_the_vendors(made: GeneratedDay) -> None:

@@ -27,7 +27,7 @@ def quiet(market: option_chain.Chain, count: int = 20_000) -> injected_behaviour
     return injected_behaviour.baseline_tape(times, rng.choice(traded, count), np.ones(count, np.int64))
 
 
-def planted(
+def with_injected(
     market: option_chain.Chain, *wanted: Intent
 ) -> tuple[injected_behaviour.Tape, list[injected_behaviour.Order]]:
     return injected_behaviour.inject_behaviour(
@@ -48,7 +48,7 @@ def test_who_plants_knows_nothing_of_who_finds() -> None:
 
 
 def test_a_block_is_several_usual_days_of_its_contract(market: option_chain.Chain) -> None:
-    tape, _ = planted(market)
+    tape, _ = with_injected(market)
     days = tape.sizes[tape.block] / market.volume[tape.contracts[tape.block]]
     assert tape.block.sum() == 20_000 * STANDARD.blocks // 1_000_000
     assert days.min() >= STANDARD.block_multiple * 0.99
@@ -59,7 +59,7 @@ def test_a_block_is_several_usual_days_of_its_contract(market: option_chain.Chai
 def test_an_order_is_sliced_over_minutes_at_the_aggressive_side(
     market: option_chain.Chain, behaviour: Behaviour
 ) -> None:
-    tape, orders = planted(market, Intent(behaviour, 7, 400))
+    tape, orders = with_injected(market, Intent(behaviour, 7, 400))
     (order,) = [o for o in orders if o.behaviour is behaviour]
     assert order.symbol == "AAPL"
     assert order.end - order.start <= STANDARD.minutes * injected_behaviour.MINUTE
@@ -83,7 +83,7 @@ def test_an_order_is_sliced_over_minutes_at_the_aggressive_side(
 
 
 def test_a_shock_moves_the_volatility_of_one_underlying_for_minutes(market: option_chain.Chain) -> None:
-    tape, orders = planted(market)
+    tape, orders = with_injected(market)
     shocks = [order for order in orders if order.behaviour is Behaviour.SHOCK]
     assert shocks
     assert set(tape.iv_factor[tape.shocked]) == {1 + STANDARD.iv_move}
@@ -93,7 +93,7 @@ def test_a_shock_moves_the_volatility_of_one_underlying_for_minutes(market: opti
 
 
 def test_the_tape_stays_in_order_and_no_trade_is_planted_twice(market: option_chain.Chain) -> None:
-    tape, _ = planted(market, Intent(Behaviour.STRADDLE, 0, 500), Intent(Behaviour.REVERSAL, 1, 500))
+    tape, _ = with_injected(market, Intent(Behaviour.STRADDLE, 0, 500), Intent(Behaviour.REVERSAL, 1, 500))
     assert (np.diff(tape.times) >= 0).all()
     assert int(tape.injected.sum()) == int(tape.block.sum() + tape.shocked.sum() + tape.sliced.sum())
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.throughput import ceiling, writers
-from benchmarks.throughput.writers import Load, pump, share
+from benchmarks.throughput.writers import Load, pump_statements, share_rows
 from kintsugi.core.errors import StepFailed
 
 
@@ -19,21 +19,21 @@ def test_a_sweep_measures_each_load_once_and_names_the_fastest() -> None:
 
     tried: dict[Load, float] = {}
     loads = [Load(size, 8, 1) for size in (10, 30, 60)]
-    assert ceiling.sweep(loads, rate_of, tried) == loads[1]
-    assert ceiling.sweep(loads, rate_of, tried) == loads[1]
+    assert ceiling.sweep_loads(loads, rate_of, tried) == loads[1]
+    assert ceiling.sweep_loads(loads, rate_of, tried) == loads[1]
     assert asked == loads
 
 
 def test_a_client_gets_its_partitions_in_statements_of_one_partition() -> None:
     partitions = [[("a", n) for n in range(5)], [("b", n) for n in range(2)], [("c", 0)]]
-    mine = share(partitions, Load(batch=2, in_flight=1, processes=2), 0)
+    mine = share_rows(partitions, Load(batch=2, in_flight=1, processes=2), 0)
     assert mine == [[("a", 0), ("a", 1)], [("a", 2), ("a", 3)], [("a", 4)], [("c", 0)]]
-    assert share(partitions, Load(2, 1, 2), 1) == [[("b", 0), ("b", 1)]]
+    assert share_rows(partitions, Load(2, 1, 2), 1) == [[("b", 0), ("b", 1)]]
 
 
 def test_a_client_that_fails_before_it_is_ready_is_heard(tmp_path: Path) -> None:
     with pytest.raises(StepFailed, match="FileNotFoundError"):
-        writers.measure(["127.0.0.1"], tmp_path / "missing.pickle", Load(1, 1, 1), 1.0)
+        writers.measure_rate(["127.0.0.1"], tmp_path / "missing.pickle", Load(1, 1, 1), 1.0)
 
 
 class Future:
@@ -75,7 +75,7 @@ class Server:
 def test_no_more_statements_are_under_way_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writers, "WARM_UP_S", 0.05)
     server = Server()
-    rate = pump(lambda rows: Future(server), [[("r",)] * 3], in_flight=4, seconds=0.3)
+    rate = pump_statements(lambda rows: Future(server), [[("r",)] * 3], in_flight=4, seconds=0.3)
     assert server.most == 4
     assert 0 < rate <= 3 * server.taken / 0.3
 
@@ -84,7 +84,7 @@ def test_a_failed_write_fails_the_measurement(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(writers, "WARM_UP_S", 0.0)
     server = Server(failing_at=5)
     with pytest.raises(OSError, match="refused"):
-        pump(lambda rows: Future(server), [[("r",)]], in_flight=2, seconds=5)
+        pump_statements(lambda rows: Future(server), [[("r",)]], in_flight=2, seconds=5)
     assert server.taken < 20
 
 
@@ -96,5 +96,5 @@ def test_a_load_that_cassandra_does_not_take_is_no_ceiling() -> None:
 
     tried: dict[Load, float] = {}
     loads = [Load(30, number, 1) for number in (16, 64)]
-    assert ceiling.sweep(loads, rate_of, tried) == loads[0]
+    assert ceiling.sweep_loads(loads, rate_of, tried) == loads[0]
     assert tried[loads[1]] == 0.0

@@ -40,7 +40,7 @@ MACHINE = {"cores": 2}
 
 
 def test_the_report_holds_the_figures_by_their_agreed_names() -> None:
-    shown = document.document(SECTIONS, MACHINE, {})
+    shown = document.build_document(SECTIONS, MACHINE, {})
     assert shown["ratios"] == {
         "ingest_to_kafka_python": 0.6, "ingest_to_naive": 30.0, "end_to_end_to_ceiling": 0.443,
         "end_to_end_to_naive": 1.632, "naive_to_ceiling": 0.271,
@@ -53,7 +53,7 @@ def test_the_report_holds_the_figures_by_their_agreed_names() -> None:
 
 
 def test_a_section_that_was_not_run_leaves_its_figures_unknown_and_its_aims_unmet() -> None:
-    shown = document.document({"ceiling": SECTIONS["ceiling"]}, MACHINE, {})
+    shown = document.build_document({"ceiling": SECTIONS["ceiling"]}, MACHINE, {})
     assert shown["end_to_end_trades_per_s"] is None
     assert shown["ratios"]["end_to_end_to_ceiling"] is None
     assert shown["aims"]["end_to_end_to_ceiling"] == {"wanted": 0.4, "measured": None, "met": False}
@@ -63,24 +63,24 @@ def test_a_section_that_was_not_run_leaves_its_figures_unknown_and_its_aims_unme
 def test_a_table_and_a_picture_come_of_whatever_was_measured(
     sections: dict[str, Any], tmp_path: Path
 ) -> None:
-    shown = document.document(sections, MACHINE, {})
-    figures = {row[0] for row in document.rows(shown)}
+    shown = document.build_document(sections, MACHINE, {})
+    figures = {row[0] for row in document.format_rows(shown)}
     assert ("ingest_rows_per_s" in figures) == ("ingest" in sections)
-    plot.draw(shown, tmp_path / "bench.png")
+    plot.draw_report(shown, tmp_path / "bench.png")
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_sections_run_in_their_order_and_a_wrong_name_is_refused() -> None:
-    assert run.chosen(["ceiling", "ingest"]) == ["ingest", "ceiling"]
-    assert run.chosen([]) == list(run.SECTIONS)
+    assert run.choose_sections(["ceiling", "ingest"]) == ["ingest", "ceiling"]
+    assert run.choose_sections([]) == list(run.SECTIONS)
     with pytest.raises(InputError, match="no section is called speed"):
-        run.chosen(["speed"])
+        run.choose_sections(["speed"])
 
 
 def test_a_killed_run_goes_on_with_its_seed_and_what_it_has(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     first = run.BenchState.load(path, ["ingest", "ceiling"], None, 60.0)
-    first.add("ingest", SECTIONS["ingest"])
+    first.add_result("ingest", SECTIONS["ingest"])
     again = run.BenchState.load(path, ["ingest", "ceiling"], None, 60.0)
     assert (again.seed, list(again.results)) == (first.seed, ["ingest"])
     other = run.BenchState.load(path, ["ingest"], None, 60.0)
@@ -89,7 +89,7 @@ def test_a_killed_run_goes_on_with_its_seed_and_what_it_has(tmp_path: Path) -> N
 
 def test_an_old_or_different_run_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "state.json"
-    run.BenchState.load(path, ["ingest"], 5, 60.0).add("ingest", SECTIONS["ingest"])
+    run.BenchState.load(path, ["ingest"], 5, 60.0).add_result("ingest", SECTIONS["ingest"])
     assert run.BenchState.load(path, ["ingest"], 5, 60.0).results
     monkeypatch.setattr(run, "RESUME_S", 0.0)
     assert not run.BenchState.load(path, ["ingest"], 5, 60.0).results

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-from benchmarks.throughput.meters import CONTROL, ProcessUsage, StreamReading, Usage, from_stat
+from benchmarks.throughput.meters import CONTROL, ProcessUsage, StreamReading, Usage, parse_stat
 
 # pid (comm with odd characters) state ppid … utime stime cutime cstime … starttime vsize rss
 STAT = "7 (a) b (c) S 1 7 7 0 -1 0 0 0 0 0 150 50 900 100 20 0 1 0 4242 1000 256 0 0"
 
 
 def test_processor_time_and_memory_are_read_past_an_odd_name() -> None:
-    assert from_stat(STAT, with_buried=False) == (4242, 2.0, 1.0)
-    assert from_stat(STAT, with_buried=True) == (4242, 12.0, 1.0)
+    assert parse_stat(STAT, with_buried=False) == (4242, 2.0, 1.0)
+    assert parse_stat(STAT, with_buried=True) == (4242, 12.0, 1.0)
 
 
 def usage(**processes: tuple[int, str, float]) -> Usage:

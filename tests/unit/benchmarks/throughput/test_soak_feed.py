@@ -10,7 +10,7 @@ import pytest
 from moto import mock_aws
 
 from benchmarks.throughput import soak_feed
-from benchmarks.throughput.feed import Part, parts, trades
+from benchmarks.throughput.feed import Part, generate_parts, parse_trades
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.settings import BUCKET
 from kintsugi.pipeline.stream import baselines
@@ -20,12 +20,12 @@ from kintsugi.sampledata.option_chain import previous_trading_day
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
-DAYS = soak_feed.SoakDays.of(2)
+DAYS = soak_feed.SoakDays.from_seed(2)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> GeneratedDay:
-    return soak_feed.planted_day(2, tmp_path_factory.mktemp("soak"), trades=3000)
+    return soak_feed.generate_informed_day(2, tmp_path_factory.mktemp("soak"), trades=3000)
 
 
 @pytest.fixture
@@ -37,11 +37,11 @@ def s3() -> Iterator[S3Client]:
 
 
 def test_a_moved_file_holds_the_same_trades_on_another_day() -> None:
-    part = next(parts("soak_killed", 2, rows=30, seconds=10))
-    other = soak_feed.moved(part, DAYS)
+    part = next(generate_parts("soak_killed", 2, rows=30, seconds=10))
+    other = soak_feed.move_part(part, DAYS)
     assert other.key != part.key
     assert DAYS.undisturbed.isoformat() in other.key
-    for one, two in zip(trades(part), trades(other), strict=True):
+    for one, two in zip(parse_trades(part), parse_trades(other), strict=True):
         assert one.trade_id != two.trade_id
         assert (one.symbol, one.slot, one.sequence, one.price) == (
             two.symbol,
@@ -57,14 +57,16 @@ def test_a_moved_file_holds_the_same_trades_on_another_day() -> None:
 def test_the_feed_holds_every_planted_trade_once_among_usual_ones_and_is_found_in_its_order(
     made: GeneratedDay,
 ) -> None:
-    some = list(islice(soak_feed.soak_parts(2, made), 12))
+    some = list(islice(soak_feed.iterate_soak_parts(2, made), 12))
     assert [part.key for part in some] == sorted(part.key for part in some)
-    fed = [trade.trade_id for part in some for trade in trades(part)]
-    planted = [
-        trade.trade_id for path in made.trade_files for trade in trades(Part(path.name, path.read_bytes(), 0))
+    fed = [trade.trade_id for part in some for trade in parse_trades(part)]
+    injected = [
+        trade.trade_id
+        for path in made.trade_files
+        for trade in parse_trades(Part(path.name, path.read_bytes(), 0))
     ]
     assert len(made.trade_files) == 3
-    assert set(planted) < set(fed)
+    assert set(injected) < set(fed)
     assert len(fed) == sum(part.rows for part in some)
     assert len(set(fed)) == len(fed) - made.duplicates
     assert made.blocks > 0

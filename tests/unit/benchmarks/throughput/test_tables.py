@@ -13,7 +13,7 @@ def test_a_row_is_moved_back_with_its_identity() -> None:
         "size": 3,
         "mark": None,
     }
-    assert tables.back(row, 1, {b"2": b"1"}) == {
+    assert tables.move_row_back(row, 1, {b"2": b"1"}) == {
         "trade_id": b"1", "ts": datetime(2025, 1, 7, 12, tzinfo=UTC), "expiration": date(2025, 1, 8), "size": 3,
         "mark": None,
     }  # fmt: skip
@@ -22,11 +22,11 @@ def test_a_row_is_moved_back_with_its_identity() -> None:
 def test_what_differs_is_named() -> None:
     first = {("a",): {"size": 1, "side": "buy"}, ("b",): {"size": 2, "side": "buy"}}
     second = {("a",): {"size": 1, "side": "sell"}, ("c",): {"size": 2, "side": "buy"}}
-    found = tables.compare("trade", first, second)
+    found = tables.compare_rows("trade", first, second)
     assert not found.same
     assert dict(found.columns) == {"side": 1}
     assert (found.only_first, found.only_second) == (["('b',)"], ["('c',)"])
-    assert tables.compare("trade", first, first).same
+    assert tables.compare_rows("trade", first, first).same
 
 
 def test_the_driver_is_its_submitter_and_its_application_and_nothing_else() -> None:
