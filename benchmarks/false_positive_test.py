@@ -120,7 +120,7 @@ def inject_pauses(context: Context, seed: int, seconds: float) -> Iterator[Pause
 
 def progress_document(context: Context, began: datetime) -> dict[str, Any]:
     """Return the time passed, the incidents since the beginning, and those in which a server was acted upon."""
-    incidents = [one for one in context.store.incidents(1000) if one.detected_at >= began]
+    incidents = [one for one in context.store.read_incidents(1000) if one.detected_at >= began]
     return {
         "minutes": round((datetime.now(UTC) - began).total_seconds() / 60, 1),
         "incidents": len(incidents),

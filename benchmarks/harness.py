@@ -86,7 +86,7 @@ def raised_repair_budget(context: Context) -> Iterator[None]:
     """Raise the repair budget for a whole series; it ends with the block, or hours later if the block is killed."""
     until = datetime.now(UTC) + GENEROUS_FOR
     budget = {"repairs_per_node_and_hour": 1000, "repairs_per_hour": 1000, "until": until.isoformat()}
-    before = context.store.desired(LIMITS)
+    before = context.store.read_desired(LIMITS)
     context.store.set_desired(LIMITS, budget)
     try:
         yield
@@ -96,7 +96,7 @@ def raised_repair_budget(context: Context) -> Iterator[None]:
 
 def incidents_since(context: Context, t0: datetime) -> list[Incident]:
     """Return all incidents that began after the fault, oldest first."""
-    found = [one for one in context.store.incidents(40) if one.detected_at >= t0 - timedelta(seconds=1)]
+    found = [one for one in context.store.read_incidents(40) if one.detected_at >= t0 - timedelta(seconds=1)]
     return sorted(found, key=lambda one: one.detected_at)
 
 

@@ -271,7 +271,7 @@ def await_pace(settings: Settings, rate: int) -> None:
 def check_no_maintenance(context: Context) -> None:
     """Raise GuardRefused while a maintenance flag keeps the recovery away from a node."""
     for name in context.fleet.nodes:
-        for flag in context.store.maintenance(name):
+        for flag in context.store.read_maintenance(name):
             raise GuardRefused(f"{flag} Nothing would be recovered there; resume the recovery first")
 
 

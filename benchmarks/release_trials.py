@@ -129,7 +129,7 @@ def judge_trial(
     context: Context, trial: Trial, deployment: str, pulses: Sequence[TrafficProbe]
 ) -> dict[str, Any]:
     """Return the result, from the store and from the traffic during the trial."""
-    found = context.store.deployment(deployment)
+    found = context.store.read_deployment(deployment)
     runs = {node: record.digest for node, record in context.store.node_releases().items()}
     elsewhere = sorted(node for node, digest in runs.items() if digest != found.back_to)
     bad = context.store.release_record(found.digest).bad_at is not None

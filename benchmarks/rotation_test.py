@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.demo import live_feed
-from benchmarks.harness import await_steady_state, machine, make_console, write_report
+from benchmarks.harness import await_steady_state, describe_machine, make_console, write_report
 from benchmarks.throughput.meters import StreamMeter, StreamReading
 from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.errors import StepFailed
@@ -22,8 +22,8 @@ from kintsugi.core.fleet import Role
 from kintsugi.core.settings import KAFKA_PORT, Settings
 from kintsugi.installation.unpause import unpause_dags
 from kintsugi.operations.context import Context
-from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.installation import reconcile_when_quiet
+from kintsugi.pipeline.reconcile.summary import format_summary, has_faults, summarize_report
 
 DAG_ID = "rotate_secrets"
 ROLLED_OUT_BY = "deploy_release"
@@ -33,10 +33,10 @@ SETTLE_S = 30.0  # the first files wait until the ingest's next run begins
 BASELINE_S = 120.0
 ROTATION_LIMIT_S = 2400.0
 LONGEST_GAP_S = 5.0
-ACCOUNT_DEADLINE_S = 600.0
+RECONCILE_DEADLINE_S = 600.0
 
 
-def gaps_s(readings: Sequence[StreamReading]) -> list[float]:
+def measure_gaps_s(readings: Sequence[StreamReading]) -> list[float]:
     """Return the seconds from each reading in which more was stored to the next such reading, the longest first.
 
     Time without a reading counts as part of a gap. The time after the last increase is a gap too.
@@ -53,7 +53,7 @@ def gaps_s(readings: Sequence[StreamReading]) -> list[float]:
 def describe_gaps(readings: Sequence[StreamReading]) -> dict[str, Any]:
     """Return the part of the report about gaps: seconds, trades a second, the five longest gaps in seconds."""
     seconds = readings[-1].at - readings[0].at
-    gaps = gaps_s(readings)
+    gaps = measure_gaps_s(readings)
     return {
         "seconds": round(seconds, 1),
         "stored_per_s": round((readings[-1].stored - readings[0].stored) / seconds, 1),
@@ -76,7 +76,11 @@ def run_rotation_test(settings: Settings, *, report: Path | None = None) -> int:
     for dag_id in (DAG_ID, ROLLED_OUT_BY):
         airflow.unpause(dag_id)
     await_steady_state(context)
-    document: dict[str, Any] = {"machine": machine(), "rate": ROWS / PERIOD_S, "limit_s": LONGEST_GAP_S}
+    document: dict[str, Any] = {
+        "machine": describe_machine(),
+        "rate": ROWS / PERIOD_S,
+        "limit_s": LONGEST_GAP_S,
+    }
     bootstrap = context.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
     with live_feed(context, rows=ROWS, period_s=PERIOD_S), StreamMeter(bootstrap) as meter:
         console.print(f"{ROWS / PERIOD_S:.0f} trades a second; {BASELINE_S:.0f} s without a rotation first")
@@ -86,24 +90,24 @@ def run_rotation_test(settings: Settings, *, report: Path | None = None) -> int:
         begun = len(meter.readings)
         document["without"] = describe_gaps(meter.readings[first:begun])
         write_report(path, document)
-        console.print(f"without a rotation: {_say(document['without'])}")
+        console.print(f"without a rotation: {_format_gaps(document['without'])}")
         run_id = airflow.trigger(DAG_ID)
         console.print(f"rotating: {DAG_ID} {run_id}; each node is restarted once")
         state = airflow.await_run(DAG_ID, run_id, ROTATION_LIMIT_S)
         time.sleep(SETTLE_S)  # clients connect with the new secrets only
         document |= {"state": str(state), "during": describe_gaps(meter.readings[begun:])}
         write_report(path, document)
-        console.print(f"during the rotation: {_say(document['during'])}")
-    document["account"] = counted = account.summarize_report(
-        reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S)
+        console.print(f"during the rotation: {_format_gaps(document['during'])}")
+    document["account"] = counted = summarize_report(
+        reconcile_when_quiet(settings, deadline_s=RECONCILE_DEADLINE_S)
     )
     write_report(path, document)
-    console.print(f"{account.format_summary(counted)}; see {path}")
+    console.print(f"{format_summary(counted)}; see {path}")
     if document["state"] != "success":
         raise StepFailed(f"the rotation ended as {state}; look at the run {run_id} of {DAG_ID} in Airflow")
-    return 1 if document["during"]["gaps_over_limit"] or account.has_faults(counted) else 0
+    return 1 if document["during"]["gaps_over_limit"] or has_faults(counted) else 0
 
 
-def _say(found: dict[str, Any]) -> str:
+def _format_gaps(found: dict[str, Any]) -> str:
     longest = ", ".join(str(gap) for gap in found["longest_gaps_s"])
     return f"{found['seconds']} s, {found['stored_per_s']} trades a second stored; longest gaps: {longest} s"

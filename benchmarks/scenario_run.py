@@ -271,7 +271,7 @@ def await_recovery(run: Run, only: Scenario | None = None) -> bool:
 def store_answers(run: Run) -> bool:
     """Whether Postgres answers; it may be the victim, and comes back by itself."""
     try:
-        run.context.store.faults(1)
+        run.context.store.read_faults(1)
     except StoreUnavailable:
         return False
     return True

@@ -193,7 +193,7 @@ def begin_repair(store: Store, node: str, steps: int = 4, *, seconds_ago: float 
         detected_at=t0 + timedelta(seconds=3),
     )
     for step, message, _, data in STEPS[:steps]:
-        store.append(incident.id, lease.token, step, message, data)
+        store.append_entry(incident.id, lease.token, step, message, data)
     return incident.id
 
 

@@ -42,7 +42,7 @@ def main() -> None:
             settings = Settings(state=Path(state), cache=usual.cache, fleet_file=usual.fleet_file)
             with serving(made_up_app(settings, dsn, world, "olga")) as url:
                 _take(url, "health", lambda page: expect(page.locator("#chart-lag canvas")).to_be_visible())
-                story = f"{url}incidents/{store.incidents(1)[0].id}"
+                story = f"{url}incidents/{store.read_incidents(1)[0].id}"
                 _take(story, "incident", lambda page: expect(page.locator(".journal")).to_be_visible())
                 world.down("kafka-2", datetime.now(UTC) - timedelta(seconds=14))
                 begin_repair(store, "kafka-2", steps=6)

@@ -122,8 +122,8 @@ def test_a_failure_shows_within_two_seconds_of_the_sensors_event_and_a_person_de
     expect(page.locator("[data-node=kafka-2]")).to_contain_text("answers", timeout=SLOW)
     page.evaluate(RECORD_DOWN)
     fleet.kill("kafka-2")
-    _await(lambda: bool(store.incidents(1, node="kafka-2", open_only=True)), 90, "an incident is opened")
-    (incident,) = store.incidents(1, node="kafka-2", open_only=True)
+    _await(lambda: bool(store.read_incidents(1, node="kafka-2", open_only=True)), 90, "an incident is opened")
+    (incident,) = store.read_incidents(1, node="kafka-2", open_only=True)
     page.wait_for_function("window.downAt > 0 || document.querySelector('.open')", timeout=SLOW)
     shown = page.evaluate("window.downAt") / 1000
     late = shown - incident.detected_at.timestamp()
@@ -134,9 +134,9 @@ def test_a_failure_shows_within_two_seconds_of_the_sensors_event_and_a_person_de
     page.locator("#act-decline").click()
     page.get_by_role("button", name="Decline the repair").click()
     expect(page.get_by_role("status")).to_contain_text("Done in the name of ana", timeout=SLOW)
-    _await(lambda: store.incident(incident.id).closed_at is not None, 120, "the incident is closed")
+    _await(lambda: store.read_incident(incident.id).closed_at is not None, 120, "the incident is closed")
     plane.airflow.pause("watch_kafka-2")  # not before: a paused DAG's last tasks are never scheduled
-    assert str(store.incident(incident.id).outcome) == "refused"
+    assert str(store.read_incident(incident.id).outcome) == "refused"
     assert shown > 0
     assert late < 2.0
 
@@ -147,8 +147,8 @@ def test_healing_is_paused_by_a_run_that_names_who_and_why(plane: ControlPlane, 
     page.locator("#act-pause").click()
     page.get_by_label("Why").fill("swap a disk")
     page.get_by_role("button", name="Pause recovery").click()
-    _await(lambda: bool(store.maintenance()), 120, "the flag is set")
-    (flag,) = store.maintenance()
+    _await(lambda: bool(store.read_maintenance()), 120, "the flag is set")
+    (flag,) = store.read_maintenance()
     assert (flag.scope, flag.reason, flag.user) == ("*", "swap a disk", "ben")
     page.get_by_role("dialog").get_by_role("link", name="Close").click()
     expect(page.locator(".verdict")).to_contain_text("recovery is paused for the whole fleet", timeout=SLOW)

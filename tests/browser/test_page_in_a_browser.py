@@ -42,8 +42,8 @@ def test_a_node_goes_down_and_heals_live(site: Site, browse: Browse) -> None:
     begin_repair(site.store, "kafka-2", steps=6)
     expect(page.locator("[data-node=kafka-2]")).to_contain_text("provisioning a new server")
     lease = site.store.acquire_lease("kafka-2", "watch_kafka-2/now", 60)
-    (incident,) = site.store.incidents(1)
-    site.store.append(incident.id, lease.token, "rejoin", "in sync", {})
+    (incident,) = site.store.read_incidents(1)
+    site.store.append_entry(incident.id, lease.token, "rejoin", "in sync", {})
     expect(page.locator("[data-node=kafka-2]")).to_contain_text("rejoining its cluster")
     from kintsugi.core.incident import Outcome
 
@@ -140,7 +140,9 @@ def test_older_incidents_come_on_demand(site: Site, browse: Browse) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("where", ["", "incidents", "incident", "dialog", "trouble"])
 def test_axe_finds_nothing_serious(site: Site, browse: Browse, scheme: str, where: str) -> None:
-    path = {"incidents": "incidents", "incident": f"incidents/{site.store.incidents(1)[0].id}"}.get(where, "")
+    path = {"incidents": "incidents", "incident": f"incidents/{site.store.read_incidents(1)[0].id}"}.get(
+        where, ""
+    )
     if where == "trouble":
         site.world.down("kafka-2", datetime.now(UTC))
         site.world.errors["files"] = KintsugiError("S3 is away")

@@ -124,7 +124,7 @@ def test_dry_run_by_hand_changes_nothing(kintsugi: Command, report: dict[str, An
     store = Store(store_dsn(kintsugi.settings))
     named = [
         entry.data["started_by"]
-        for incident in store.incidents(5, node="cassandra-1")
+        for incident in store.read_incidents(5, node="cassandra-1")
         for entry in incident.entries
         if "started_by" in entry.data
     ]
@@ -154,7 +154,7 @@ def test_what_a_guard_refuses_waits_for_a_person_and_is_done_when_one_approves(
             # Airflow may lose an answer as quick as ours and ask anew (see request_approval): a person says it again.
             for asked in [one for one in airflow.questions() if one["dag_id"] == dag]:
                 airflow.answer(asked, "Approve")
-            return [one for one in store.incidents(1, node=name) if one.closed_at]
+            return [one for one in store.read_incidents(1, node=name) if one.closed_at]
 
         (healed,) = until(approved_and_closed, 240)
     finally:

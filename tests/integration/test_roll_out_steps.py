@@ -146,7 +146,9 @@ def on(context: Context) -> dict[str, str]:
 
 def nothing_is_held(context: Context) -> bool:
     names = [*context.fleet.nodes, rollout_claim.ROLL_OUT]
-    return all(context.store.lease(name) is None and not context.store.maintenance(name) for name in names)
+    return all(
+        context.store.read_lease(name) is None and not context.store.read_maintenance(name) for name in names
+    )
 
 
 def test_only_what_changes_is_restarted_and_then_all_is_known_good(
@@ -170,7 +172,7 @@ def test_the_first_bad_probe_ends_it_and_the_node_returns(context: Context, serv
     assert servers.stopped == ["kafka-1"]
     assert set(on(context).values()) == {"a"}
     assert context.store.release_record(NEW).bad_reason == "kafka-1: kafka-1 doesn't listen"
-    assert context.store.deployment(RUN).state == "returned"
+    assert context.store.read_deployment(RUN).state == "returned"
     assert nothing_is_held(context)
 
 
@@ -213,7 +215,7 @@ def test_a_node_that_does_not_come_back_is_left_to_its_watch(context: Context, s
     story = roll_out(context)
     assert servers.restarted == [("kafka-1", "b"), ("kafka-2", "b"), ("kafka-2", "a")]
     assert "stuck" in story.text
-    assert context.store.lease("kafka-2") is None
+    assert context.store.read_lease("kafka-2") is None
     assert on(context)["kafka-2"] == "a"  # so recovery configures it from the known-good release
 
 
@@ -222,8 +224,8 @@ def test_a_task_killed_while_it_restarts_is_run_again(context: Context, servers:
     servers.dies_at = at
     with pytest.raises(Killed):
         roll_out(context)
-    assert context.store.deployment(RUN).step(at).state is NodeState.TOUCHED
-    assert context.store.lease(at) is not None
+    assert context.store.read_deployment(RUN).step(at).state is NodeState.TOUCHED
+    assert context.store.read_lease(at) is not None
     assert on(context)[at] == "b"
     story = roll_out(context)
     assert story.well, story.text
@@ -246,7 +248,7 @@ def test_the_way_back_killed_in_the_middle_is_finished(context: Context, servers
         with pytest.raises(Killed):
             roll_out(context)
     rollout_steps.roll_back(context, RUN)
-    assert context.store.deployment(RUN).step("kafka-2").state is NodeState.RETURNED
+    assert context.store.read_deployment(RUN).step("kafka-2").state is NodeState.RETURNED
     assert not rollout_steps.finish_rollout(context, RUN).well
     assert set(on(context).values()) == {"a"}
     assert nothing_is_held(context)
@@ -291,7 +293,7 @@ def test_a_persons_maintenance_mark_is_kept(context: Context, servers: Servers) 
     context.store.set_maintenance("kafka-2", reason="new disk", user="ann")
     roll_out(context)
     assert servers.restarted == [("kafka-1", "b")]
-    assert [flag.user for flag in context.store.maintenance("kafka-2")] == ["ann"]
+    assert [flag.user for flag in context.store.read_maintenance("kafka-2")] == ["ann"]
 
 
 def test_a_node_under_repair_is_not_touched(context: Context, servers: Servers) -> None:
@@ -314,7 +316,7 @@ def test_a_second_roll_out_waits_and_takes_over_when_the_first_is_gone(
     with context.store.transaction() as connection:  # the lease lapses, as when everything was killed
         connection.execute("UPDATE lease SET expires_at = clock_timestamp() - interval '1s'")
     assert rollout_steps.prepare_rollout(context, "manual__2", NEW).state == "running"
-    assert context.store.deployment(RUN).state == "stopped"
+    assert context.store.read_deployment(RUN).state == "stopped"
 
 
 def test_a_fleet_whose_canary_does_not_arrive_gets_no_release(

@@ -90,13 +90,13 @@ def test_an_edit_by_hand_is_found_and_put_right_without_a_restart(context: Conte
     before, pid = path.read_text(), since(context, node, "kafka")
     path.write_text(before.replace("min.insync.replicas=2", "min.insync.replicas=1"))
     assert drift.detect_drift(context, holder="test").remaining == {"kafka-2": (str(path),)}
-    assert context.store.drift() == {"kafka-2": [str(path)]}
+    assert context.store.read_drift() == {"kafka-2": [str(path)]}
     report = drift.detect_drift(context, holder="test", put_right=True)
     assert report.put_right == {"kafka-2": (str(path),)}
     assert path.read_text() == before
     assert since(context, node, "kafka") == pid
     assert drift.detect_drift(context, holder="test").remaining == {}
-    assert context.store.drift() == {}
+    assert context.store.read_drift() == {}
 
 
 @pytest.mark.parametrize("trial", TRIALS, ids=lambda trial: trial.name)

@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 
 def check_steady_state(context: Context) -> str:
     """A sentence when every node answers and no incident is open; raises GuardRefused with the reason otherwise."""
-    if (lease := context.store.lease(ROLL_OUT)) is not None:
+    if (lease := context.store.read_lease(ROLL_OUT)) is not None:
         raise GuardRefused(f"Chaos run refused: a release is being rolled out ({lease.holder})")
-    open_now = [incident.id for incident in context.store.incidents(50) if incident.closed_at is None]
+    open_now = [incident.id for incident in context.store.read_incidents(50) if incident.closed_at is None]
     if open_now:
         raise GuardRefused(f"Chaos run refused: incident {', '.join(open_now)} is still open")
 
@@ -98,7 +98,7 @@ def pull_plug(context: Context, name: str, *, run: str, lose_volume: bool) -> st
 
 def incident_since(context: Context, name: str, since: datetime) -> Incident | None:
     """The newest incident of the node that was detected after ``since`` (with one second of tolerance for clocks)."""
-    for incident in context.store.incidents(50):
+    for incident in context.store.read_incidents(50):
         if incident.node == name and incident.detected_at >= since - timedelta(seconds=1):
             return incident
     return None
@@ -139,7 +139,10 @@ def undo_power_cut(context: Context, name: str) -> str:
         return f"{name} runs already"
     if not platform.volume_exists(name):
         return f"the disk of {name} is lost, so only its recovery can rebuild it"
-    if context.store.incidents(1, node=name, open_only=True) or context.store.lease(name) is not None:
+    if (
+        context.store.read_incidents(1, node=name, open_only=True)
+        or context.store.read_lease(name) is not None
+    ):
         return f"the recovery of {name} has started and continues"
     platform.power_on(name)
     return f"{name} is powered on again"

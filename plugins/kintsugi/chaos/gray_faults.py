@@ -175,7 +175,7 @@ def _kill_postgres_in_apply(context: Context, names: Sequence[str]) -> None:
     on_each(power_off)(context, names)
 
     def is_applying() -> bool:
-        since = [one for one in context.store.incidents(10, open_only=True) if one.node in names]
+        since = [one for one in context.store.read_incidents(10, open_only=True) if one.node in names]
         return any(entry.step == "provision" and entry.at >= began for one in since for entry in one.entries)
 
     if not wait_until(is_applying, APPLY_DEADLINE_S, pause=_LOOK_EVERY_S):
@@ -192,7 +192,7 @@ def await_store(context: Context, deadline_s: float = 60.0) -> None:
     until = time.monotonic() + deadline_s
     while True:
         try:
-            context.store.faults(1)
+            context.store.read_faults(1)
         except KintsugiError:
             if time.monotonic() > until:
                 raise

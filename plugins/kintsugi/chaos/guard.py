@@ -71,7 +71,7 @@ def check_guards(
 
 def rollout_reasons(context: Context) -> list[str]:
     """The reason to refuse while a release is being rolled out; empty otherwise."""
-    lease = context.store.lease(ROLL_OUT)
+    lease = context.store.read_lease(ROLL_OUT)
     return [] if lease is None else [f"A release is being rolled out ({lease.holder})."]
 
 
@@ -90,7 +90,7 @@ def protection_reasons(context: Context, names: Iterable[str]) -> list[str]:
     for name in names:
         if context.fleet.node(name).protected:
             reasons.append(f"{name} is protected.")
-        reasons += [f"{name} would not be recovered: {flag}" for flag in context.store.maintenance(name)]
+        reasons += [f"{name} would not be recovered: {flag}" for flag in context.store.read_maintenance(name)]
     return reasons
 
 
@@ -187,13 +187,13 @@ def ledger_of(context: Context, node: Node) -> RepairBudget:
     hour_ago = datetime.now(UTC) - timedelta(hours=1)
     repaired = [
         one.node
-        for one in context.store.incidents(RECENT_INCIDENTS)
+        for one in context.store.read_incidents(RECENT_INCIDENTS)
         for entry in one.entries
         if entry.kind == ATTEMPT and entry.at > hour_ago
     ]
     pending = {name for name in context.store.pending_repairs() if _role_is(context, name, node)}
     return RepairBudget(
-        maintenance=tuple(str(flag) for flag in context.store.maintenance(node.name)),
+        maintenance=tuple(str(flag) for flag in context.store.read_maintenance(node.name)),
         repairs_of_node=repaired.count(node.name),
         repairs_of_fleet=len(repaired),
         pending=frozenset(pending - {node.name}),
@@ -236,7 +236,9 @@ class Bystanders:
     def _look_at_the_store(self) -> None:
         try:
             switch.check_not_stopped(self.context.store)
-            incidents = [one for one in self.context.store.incidents(40) if one.detected_at >= self.since]
+            incidents = [
+                one for one in self.context.store.read_incidents(40) if one.detected_at >= self.since
+            ]
         except StoreUnavailable:
             return  # Postgres may be the victim
         if others := acted_on_others(incidents, self.victims):

@@ -34,7 +34,7 @@ def resume_chaos(store: Store, *, user: str) -> None:
 
 def stop_reason(store: Store) -> str | None:
     """Who stopped chaos and why, as a sentence; None while it is allowed."""
-    setting = store.desired(CHAOS)
+    setting = store.read_desired(CHAOS)
     value = setting.value if setting is not None and isinstance(setting.value, dict) else {}
     if not value.get("stopped"):
         return None

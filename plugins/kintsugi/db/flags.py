@@ -76,7 +76,7 @@ class Flags(Database):
         return None if row is None else RecordedFault(**row)
 
     @retry_if_lost
-    def faults(self, limit: int = 100) -> list[RecordedFault]:
+    def read_faults(self, limit: int = 100) -> list[RecordedFault]:
         """Return the newest faults, newest first."""
         with self.transaction() as connection:
             return fetch_as(
@@ -104,13 +104,13 @@ class Flags(Database):
             )
 
     @retry_if_lost
-    def maintenance(self, node: str = FLEET) -> list[Maintenance]:
+    def read_maintenance(self, node: str = FLEET) -> list[Maintenance]:
         """Return the current flags that cover ``node``: its own and the fleet's."""
         with self.transaction() as connection:
             return fetch_as(connection, Maintenance, MAINTENANCE_NOW, ([node, FLEET],))
 
     @retry_if_lost
-    def desired(self, key: str) -> Desired | None:
+    def read_desired(self, key: str) -> Desired | None:
         """Return the desired state of ``key``; None if it was never set."""
         with self.transaction() as connection:
             row = connection.execute("SELECT * FROM desired WHERE key = %s", (key,)).fetchone()

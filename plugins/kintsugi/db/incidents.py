@@ -57,7 +57,7 @@ class Incidents(Database):
                 )
             return load_incident(connection, identity)
 
-    def append(
+    def append_entry(
         self,
         incident_id: str,
         token: int,
@@ -125,13 +125,13 @@ class Incidents(Database):
             return load_incident(connection, incident_id)
 
     @retry_if_lost
-    def incident(self, incident_id: str) -> Incident:
+    def read_incident(self, incident_id: str) -> Incident:
         """Return the incident with its whole journal; raises KintsugiError if there is none."""
         with self.transaction() as connection:
             return load_incident(connection, incident_id)
 
     @retry_if_lost
-    def incidents(
+    def read_incidents(
         self, limit: int = 50, *, node: str | None = None, open_only: bool = False
     ) -> list[Incident]:
         """Return the newest incidents (of ``node``, or of all), newest first, with their journals."""

@@ -64,7 +64,7 @@ class Leases(Database):
         return Lease(**row)
 
     @retry_if_lost
-    def renew(self, node: str, token: int, ttl_s: float) -> Lease:
+    def renew_lease(self, node: str, token: int, ttl_s: float) -> Lease:
         """Hold the lease for ``ttl_s`` seconds from now, also if it expired but nobody took it.
 
         Raises StaleTokenError if ``token`` isn't the newest, or was released.
@@ -73,7 +73,7 @@ class Leases(Database):
             return extend_lease(connection, node, token, ttl_s)
 
     @retry_if_lost
-    def check(self, node: str, token: int, *, incident: str | None = None) -> None:
+    def check_lease(self, node: str, token: int, *, incident: str | None = None) -> None:
         """Raise StaleTokenError unless ``token`` is the newest on ``node`` and its lease has not expired.
 
         Call it right before each action; ``begin_attempt`` does it for an attempt. ``incident``: the incident that the
@@ -91,7 +91,7 @@ class Leases(Database):
                 require_open(connection, incident)
 
     @retry_if_lost
-    def release(self, node: str, token: int) -> None:
+    def release_lease(self, node: str, token: int) -> None:
         """Release the lease, so that anyone can take it. Does nothing if the token is stale."""
         with self.transaction() as connection:
             connection.execute(
@@ -111,7 +111,7 @@ class Leases(Database):
             )
 
     @retry_if_lost
-    def lease(self, node: str) -> Lease | None:
+    def read_lease(self, node: str) -> Lease | None:
         """Return the current lease on ``node``; None if nobody holds one."""
         with self.transaction() as connection:
             row = connection.execute(

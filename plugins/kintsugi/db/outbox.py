@@ -55,7 +55,7 @@ class OutboxMessage:
 class Outbox(Database):
     """The messages of one installation. Methods raise StoreUnavailable if Postgres can't be reached."""
 
-    def put(self, key: str, kind: MessageKind, body: Mapping[str, Any]) -> bool:
+    def add_message(self, key: str, kind: MessageKind, body: Mapping[str, Any]) -> bool:
         """Add a message; returns False if ``key`` exists already. ``body`` is JSON and holds no secret."""
         from psycopg.types.json import Jsonb
 
@@ -67,7 +67,7 @@ class Outbox(Database):
             )
             return written.rowcount == 1
 
-    def claim(self, kinds: Collection[MessageKind]) -> OutboxMessage | None:
+    def claim_message(self, kinds: Collection[MessageKind]) -> OutboxMessage | None:
         """Claim the oldest message that is due, for the time CLAIM; returns None if there is none."""
         with self.transaction() as connection:
             row = connection.execute(
@@ -79,7 +79,7 @@ class Outbox(Database):
             ).fetchone()
         return None if row is None else OutboxMessage(**{**row, "kind": MessageKind(row["kind"])})
 
-    def done(self, key: str, receipt: Mapping[str, Any] | None = None) -> None:
+    def mark_delivered(self, key: str, receipt: Mapping[str, Any] | None = None) -> None:
         """Record that the message is delivered; ``receipt`` is added to earlier answers."""
         from psycopg.types.json import Jsonb
 
@@ -90,7 +90,9 @@ class Outbox(Database):
                 (Jsonb(dict(receipt or {})), key),
             )
 
-    def failed(self, message: OutboxMessage, error: str, receipt: Mapping[str, Any] | None = None) -> bool:
+    def record_failure(
+        self, message: OutboxMessage, error: str, receipt: Mapping[str, Any] | None = None
+    ) -> bool:
         """Record a failed delivery: it is tried again later, or given up if expired; returns whether it is given up.
 
         ``receipt``: the receivers that accepted it, which the next attempt skips.
@@ -113,13 +115,13 @@ class Outbox(Database):
                 "UPDATE outbox SET done_at = clock_timestamp(), error = %s WHERE key = %s", (why, key)
             )
 
-    def receipt(self, key: str) -> Mapping[str, Any]:
+    def read_receipt(self, key: str) -> Mapping[str, Any]:
         """Return the receivers' answers to a message so far; empty if there are none, or no such key."""
         with self.transaction() as connection:
             row = connection.execute("SELECT receipt FROM outbox WHERE key = %s", (key,)).fetchone()
         return {} if row is None else dict(row["receipt"])
 
-    def due(self) -> set[MessageKind]:
+    def find_due_kinds(self) -> set[MessageKind]:
         """Return the kinds with at least one message that is due now."""
         with self.transaction() as connection:
             rows = connection.execute(
@@ -127,7 +129,7 @@ class Outbox(Database):
             ).fetchall()
         return {MessageKind(row["kind"]) for row in rows}
 
-    def undelivered(self) -> list[tuple[str, str | None]]:
+    def read_undelivered(self) -> list[tuple[str, str | None]]:
         """Return key and last error of each message of the last day that waits or was given up, oldest first."""
         with self.transaction() as connection:
             rows = connection.execute(

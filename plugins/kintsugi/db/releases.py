@@ -86,7 +86,7 @@ class Releases(Database):
             )
             return added.rowcount == 1
 
-    def releases(self, limit: int = 50) -> list[ReleaseRecord]:
+    def read_releases(self, limit: int = 50) -> list[ReleaseRecord]:
         """Return the newest releases, newest first."""
         with self.transaction() as connection:
             return fetch_as(
@@ -180,12 +180,12 @@ class Releases(Database):
             )
             return _load_deployment(connection, deployment)
 
-    def deployment(self, deployment: str) -> Deployment:
+    def read_deployment(self, deployment: str) -> Deployment:
         """Return the deployment with its steps and journal; raises KintsugiError if there is none."""
         with self.transaction() as connection:
             return _load_deployment(connection, deployment)
 
-    def deployments(self, limit: int = 20) -> list[Deployment]:
+    def read_deployments(self, limit: int = 20) -> list[Deployment]:
         """Return the newest deployments, newest first."""
         with self.transaction() as connection:
             rows = connection.execute(
@@ -274,7 +274,7 @@ class Releases(Database):
                     fresh.append(path)
         return fresh
 
-    def drift(self) -> dict[str, list[str]]:
+    def read_drift(self) -> dict[str, list[str]]:
         """Return the recorded differences: paths by node."""
         with self.transaction() as connection:
             rows = connection.execute(

@@ -22,7 +22,7 @@ LINE_WIDTH = 300  # a JVM's command line is very long
 def format_incident(settings: Settings, incident_id: str, *, as_json: bool = False) -> str:
     """The report of an incident. Raises KintsugiError when there is no such incident."""
     context = Context.from_environment()
-    incident = context.store.incident(incident_id)
+    incident = context.store.read_incident(incident_id)
     archive = IncidentFiles(settings, context.s3(S3Purpose.PAGE), incident_id)
     if as_json:
         return json.dumps({**incident.to_json(), "plan": archive.plan(), "logs": archive.logs()}, indent=2)

@@ -213,11 +213,15 @@ def _read_dag(plane: ControlPlane, entry: Document) -> Document:
 
 
 def _read_incidents(settings: Settings) -> list[Document]:
-    return [incident.to_json() for incident in Store(store_dsn(settings), patience=LOOK).incidents(INCIDENTS)]
+    return [
+        incident.to_json() for incident in Store(store_dsn(settings), patience=LOOK).read_incidents(INCIDENTS)
+    ]
 
 
 def _read_open_incidents(settings: Settings) -> list[str]:
-    return [incident.id for incident in Store(store_dsn(settings), patience=LOOK).incidents(open_only=True)]
+    return [
+        incident.id for incident in Store(store_dsn(settings), patience=LOOK).read_incidents(open_only=True)
+    ]
 
 
 def _read_replicas(settings: Settings) -> Document:

@@ -102,4 +102,4 @@ def _marker_items(key: str, marker: Marker) -> list[Item]:
 
 def put_items(outbox: Outbox, items: Iterable[Item]) -> int:
     """Put new items into the outbox; returns the number of new items."""
-    return sum(outbox.put(item.key, item.kind, item.body) for item in items)
+    return sum(outbox.add_message(item.key, item.kind, item.body) for item in items)

@@ -39,7 +39,7 @@ async def overdue(minutes: float, context: Mapping[str, Any]) -> str:
 
 def _put_page(run: Mapping[str, Any], minutes: float) -> str:
     page = page_of(run, minutes)
-    Outbox(store_dsn(load_settings())).put(
+    Outbox(store_dsn(load_settings())).add_message(
         f"page/overdue/{run['dag_id']}/{run['dag_run_id']}", MessageKind.PAGE, page
     )
     return page["title"]

@@ -56,6 +56,10 @@ def put_digest(context: Context, until: datetime) -> str:
     """Put the digest of the 24 hours before ``until`` into the outbox, once; returns its title."""
     outbox = Outbox(store_dsn(context.settings))
     until = until.astimezone(UTC)
-    title, text = format_digest(context.store.incidents(MOST), outbox.undelivered(), until - PERIOD, until)
-    outbox.put(f"digest/{until:%Y-%m-%dT%H:%M:%S}", MessageKind.DIGEST, {"title": title, "text": text})
+    title, text = format_digest(
+        context.store.read_incidents(MOST), outbox.read_undelivered(), until - PERIOD, until
+    )
+    outbox.add_message(
+        f"digest/{until:%Y-%m-%dT%H:%M:%S}", MessageKind.DIGEST, {"title": title, "text": text}
+    )
     return title

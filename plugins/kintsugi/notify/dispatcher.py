@@ -54,7 +54,7 @@ class Dispatcher:
 
         A message that is not accepted is tried again later. Raises only StoreUnavailable.
         """
-        message = self.outbox.claim(kinds)
+        message = self.outbox.claim_message(kinds)
         if message is None:
             return False
         try:
@@ -66,12 +66,12 @@ class Dispatcher:
             self.outbox.give_up(message.key, str(error))
         except Exception as error:  # noqa: BLE001 - one message that fails must not block the others
             receipt = error.receipt if isinstance(error, Undelivered) else {}
-            if self.outbox.failed(message, str(error), receipt):
+            if self.outbox.record_failure(message, str(error), receipt):
                 log.error("%s was given up after %d attempts: %s", message.key, message.attempts, error)
             else:
                 log.warning("%s was not delivered (attempt %d): %s", message.key, message.attempts, error)
         else:
-            self.outbox.done(message.key, receipt)
+            self.outbox.mark_delivered(message.key, receipt)
             log.info("delivered %s", message.key)
         return True
 
@@ -97,7 +97,7 @@ class Dispatcher:
 
     def _span(self, message: OutboxMessage) -> Span:
         if message.kind is MessageKind.INCIDENT_TRACE:
-            return incident_trace(self.store.incident(message.body["incident"]))
+            return incident_trace(self.store.read_incident(message.body["incident"]))
         for entry in self.ledger.entries(message.body["key"]):
             if (entry.key, entry.etag) == (message.body["key"], message.body["etag"]):
                 return ingest_trace(entry)
@@ -117,7 +117,7 @@ class Dispatcher:
         )
         if end is None:
             return {"id": api.put(marker)}
-        marker_id = self.outbox.receipt(body["begin_key"]).get("id")
+        marker_id = self.outbox.read_receipt(body["begin_key"]).get("id")
         return {"id": api.put(marker, marker_id)}
 
 

@@ -20,7 +20,7 @@ def page_on_failure(context: Mapping[str, Any]) -> None:
     error = context.get("exception")
     if not isinstance(error, ReconciliationError):
         return
-    Outbox(store_dsn(load_settings())).put(
+    Outbox(store_dsn(load_settings())).add_message(
         f"page/unaccounted/{context['dag_run'].run_id}",
         MessageKind.PAGE,
         {

@@ -126,7 +126,7 @@ def _lease_renewal(store: Store, lease: Lease) -> Iterator[None]:
     def renew_lease() -> None:
         while not ended.wait(RENEW_S):
             try:
-                store.renew(lease.node, lease.token, LEASE_S)
+                store.renew_lease(lease.node, lease.token, LEASE_S)
             except StoreUnavailable as away:
                 log.warning("%s", away)
             except StaleTokenError as fenced:
@@ -156,7 +156,7 @@ class FencedStep:
 
         Raises StaleTokenError unless this step's token is the newest, and IncidentClosed if its incident is closed.
         """
-        self.context.store.check(self.ref.node, self.token, incident=self.ref.incident)
+        self.context.store.check_lease(self.ref.node, self.token, incident=self.ref.incident)
 
     def note(self, message: str, **data: Any) -> None:
         """Add a sentence to the incident's journal and to the task's log."""
@@ -167,4 +167,4 @@ class FencedStep:
         log.info("%s: %s", step, message)
         # Two runs may work on one incident by turns, such as a dry run while the watch's run waits for a person.
         data = {"run": self.ref.holder} | data
-        self.context.store.append(self.ref.incident, self.token, step, message, data)
+        self.context.store.append_entry(self.ref.incident, self.token, step, message, data)

@@ -43,7 +43,7 @@ def manual_mode(context: Context, airflow: Airflow, name: str, *, holder: str, r
             await_watched(airflow, name)
     finally:
         context.store.clear_maintenance(name, user=holder)
-        context.store.release(name, lease.token)
+        context.store.release_lease(name, lease.token)
 
 
 def end_manual_mode(context: Context, holder: str) -> None:

@@ -115,7 +115,7 @@ def _run_restart(context: Context, node: Node, ansible: Ansible) -> None:
 
 
 def _confirmed_mode(context: Context, ref: RecoveryRef) -> FailureMode:
-    return assessment.ConfirmedFinding.of(context.store.incident(ref.incident), ref.holder).verdict
+    return assessment.ConfirmedFinding.of(context.store.read_incident(ref.incident), ref.holder).verdict
 
 
 def fence_node(context: Context, ref: RecoveryRef) -> None:
@@ -171,7 +171,7 @@ def _replaced_addresses(context: Context, ref: RecoveryRef) -> list[str]:
 
 def _open_action(context: Context, ref: RecoveryRef) -> Action:
     """Return the action of the open attempt; in a dry run the action with the largest plan."""
-    incident = context.store.incident(ref.incident)
+    incident = context.store.read_incident(ref.incident)
     confirmed = assessment.ConfirmedFinding.of(incident, ref.holder)
     if confirmed.dry_run:
         return Action.REBUILD_NODE if confirmed.requested is Action.REBUILD_NODE else Action.REBUILD
@@ -339,4 +339,4 @@ def _send_synthetic_trade(context: Context) -> tuple[str, str]:
 
 def _other_incident_is_open(context: Context, ref: RecoveryRef) -> bool:
     """Whether another node has an open incident."""
-    return any(one.node != ref.node for one in context.store.incidents(20, open_only=True))
+    return any(one.node != ref.node for one in context.store.read_incidents(20, open_only=True))

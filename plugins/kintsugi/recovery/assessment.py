@@ -176,7 +176,7 @@ def write_failure_mode(step: FencedStep, seen: Observation, **data: Any) -> None
 def close_without_action(context: Context, ref: RecoveryRef) -> str:
     """Close the run without action: nothing to do, or not yet. The watch observes the node again."""
     with context.step(ref, "stand_down") as step:
-        confirmed = ConfirmedFinding.of(context.store.incident(ref.incident), ref.holder)
+        confirmed = ConfirmedFinding.of(context.store.read_incident(ref.incident), ref.holder)
         sentence = f"no action on {ref.node} (failure mode: {confirmed.verdict.value})"
         step.note(sentence)
     return sentence

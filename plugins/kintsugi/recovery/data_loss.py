@@ -32,9 +32,9 @@ def possible_data_loss(context: Context, ref: RecoveryRef, step: FencedStep) -> 
     3. The node was away for longer than HINT_WINDOW, so the other nodes hold no hints for all of its missed writes.
     4. A repair is pending: an earlier incident left it unfinished, or the node skipped a part of its commit log.
     """
-    incident = context.store.incident(ref.incident)
+    incident = context.store.read_incident(ref.incident)
     record_left_out(context, incident, step)
-    if _another_crashed_too(incident, context.store.incidents()):
+    if _another_crashed_too(incident, context.store.read_incidents()):
         # Recorded now, because this run may not be able to repair: the other node may be down.
         context.store.expect_repair(incident.id, step.token)
     return (

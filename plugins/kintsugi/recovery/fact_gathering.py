@@ -132,7 +132,7 @@ def _used_since(
 def _other_nodes(context: Context, platform: Platform, facts: GuardFacts) -> list[OtherNode]:
     """Return the other nodes; for a silent one also whether it runs, and since when it has been silent."""
     incidents: Mapping[str, datetime] = {
-        one.node: one.first_failed_at for one in context.store.incidents(50, open_only=True)
+        one.node: one.first_failed_at for one in context.store.read_incidents(50, open_only=True)
     }
     # If no watch has reported a silent node yet, it became silent at most HANG_AFTER ago.
     unnoticed = facts.at - HANG_AFTER

@@ -74,7 +74,7 @@ class _GuardAnswer:
 
 
 def _ask_guards(context: Context, ref: RecoveryRef) -> _GuardAnswer:
-    incident = context.store.incident(ref.incident)
+    incident = context.store.read_incident(ref.incident)
     confirmed = ConfirmedFinding.of(incident, ref.holder)
     decision = _decide_next(context, incident, confirmed)
     nothing = decision.action in (Action.STAND_DOWN, Action.WAIT)
@@ -105,7 +105,7 @@ def _ask_guards(context: Context, ref: RecoveryRef) -> _GuardAnswer:
 
 def _confirm_again(context: Context, ref: RecoveryRef, step: FencedStep) -> None:
     """Observe the node once more. A changed failure mode goes into the journal; the next decision uses it."""
-    incident = context.store.incident(ref.incident)
+    incident = context.store.read_incident(ref.incident)
     confirmed = ConfirmedFinding.of(incident, ref.holder)
     since = confirmed.first_failed_at
     seen = replace(
@@ -180,7 +180,7 @@ def limits_in_force(context: Context) -> Limits:
     An override with ``until`` (ISO 8601) expires at that time, even if the process that set it is gone.
     Raises InputError for an unknown limit, because a misspelt name would silently change nothing.
     """
-    setting = context.store.desired(LIMITS)
+    setting = context.store.read_desired(LIMITS)
     overrides = dict(setting.value) if setting and setting.value else {}
     until = overrides.pop("until", None)
     if until is not None and datetime.fromisoformat(until) < datetime.now(UTC):
@@ -240,14 +240,14 @@ def _withdraw_on_refusal(context: Context, ref: RecoveryRef, step: FencedStep) -
     except IncidentClosed:
         raise
     except GuardRefused as refused:
-        if context.store.incident(ref.incident).attempt_of(ref.holder) is not None:
+        if context.store.read_incident(ref.incident).attempt_of(ref.holder) is not None:
             context.store.withdraw_attempt(ref.incident, step.token, ref.holder, f"not killed: {refused}")
         raise
 
 
 def _reevaluate_guards(context: Context, ref: RecoveryRef) -> GuardFacts:
     """Return fresh facts that the guards allow. Guards that a person overrode for this attempt stay overridden."""
-    incident = context.store.incident(ref.incident)
+    incident = context.store.read_incident(ref.incident)
     action = incident.attempt_of(ref.holder)
     if action is None:
         raise GuardRefused(f"Nothing is killed: this run has no open attempt on {ref.node}.")
@@ -274,7 +274,9 @@ def _approved_guards(incident: Incident, ref: RecoveryRef) -> list[Guard]:
 def refusal_reasons(context: Context, ref: RecoveryRef) -> list[str]:
     """Return the reasons with which the guards last refused this run, one sentence each."""
     return list(
-        latest_entry(context.store.incident(ref.incident), "guard", "refused", ref.holder).data["refused"]
+        latest_entry(context.store.read_incident(ref.incident), "guard", "refused", ref.holder).data[
+            "refused"
+        ]
     )
 
 
@@ -290,7 +292,7 @@ def choose_path(context: Context, ref: RecoveryRef, approved_by: str | None) -> 
             step.note(
                 f"{approved_by} approved the recovery although the guards refused it", approved=ref.holder
             )
-        incident = context.store.incident(ref.incident)
+        incident = context.store.read_incident(ref.incident)
         confirmed = ConfirmedFinding.of(incident, ref.holder)
         if confirmed.dry_run:
             return "show_plan"

@@ -27,7 +27,7 @@ def may_be_last_copy(incident: Incident) -> bool:
 
 def discard_or_hold(context: Context, ref: RecoveryRef, step: FencedStep) -> None:
     """Delete the node's replaced disks, or keep them for HELD_FOR if they may hold the last copy of some data."""
-    if may_be_last_copy(context.store.incident(ref.incident)):
+    if may_be_last_copy(context.store.read_incident(ref.incident)):
         until = datetime.now(UTC) + HELD_FOR
         if context.platform().hold(ref.node, until):
             step.note(

@@ -56,7 +56,9 @@ def archive_logs(context: Context, ref: RecoveryRef) -> list[str]:
     # It runs in parallel to the recovery: a fresh token here would fence off the step that is running.
     lease = context.store.acquire_lease(ref.node, ref.holder, LEASE_S, incident=ref.incident)
     data = {"seconds": round(time.monotonic() - started, 3), "keys": keys}
-    context.store.append(ref.incident, lease.token, "archive", sentence, data, key=f"archive {ref.holder}")
+    context.store.append_entry(
+        ref.incident, lease.token, "archive", sentence, data, key=f"archive {ref.holder}"
+    )
     log.info(sentence)
     return keys
 
@@ -99,7 +101,7 @@ def record_outcome(context: Context, ref: RecoveryRef) -> IncidentRecord:
     It stays open if another run still has to work on it (``stays_open``). The run fails with the reason unless nothing
     is left to do.
     """
-    incident = context.store.incident(ref.incident)
+    incident = context.store.read_incident(ref.incident)
     if incident.outcome is not None:
         return _record_again(context, ref, incident, incident.outcome)
     with context.step(ref, "record") as step:
@@ -109,7 +111,7 @@ def record_outcome(context: Context, ref: RecoveryRef) -> IncidentRecord:
         if not stays_open(incident, outcome, ref.holder, serves=serves):
             context.store.close_incident(ref.incident, step.token, outcome, reason)
         incident = _archive_record(context, ref)
-    context.store.release(ref.node, step.token)
+    context.store.release_lease(ref.node, step.token)
     return IncidentRecord(well=outcome in WELL, text=format_incident(incident, outcome, reason))
 
 
@@ -124,7 +126,7 @@ def _record_again(context: Context, ref: RecoveryRef, incident: Incident, outcom
 
 def _archive_record(context: Context, ref: RecoveryRef) -> Incident:
     """Put the incident as it is now into S3, then deliver the spool; returns the incident."""
-    incident = context.store.incident(ref.incident)
+    incident = context.store.read_incident(ref.incident)
     body = json.dumps(incident.to_json(), indent=2).encode()
     deliver_to_s3(context, f"incidents/{ref.incident}/incident.json", body)
     flush_spool(context)

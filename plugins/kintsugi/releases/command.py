@@ -45,12 +45,12 @@ def _list_releases(context: Context, options: argparse.Namespace) -> int:
     runs: dict[str, list[str]] = {}
     for node, record in context.store.node_releases().items():
         runs.setdefault(record.digest, []).append(node)
-    for record in context.store.releases():
+    for record in context.store.read_releases():
         on = ", ".join(runs.get(record.digest, [])) or "no node"
         print(
             f"{record.digest[:12]}  {record.built_at:%Y-%m-%d %H:%M}  {record.verdict:10}  {on}; {record.origin}"
         )
-    for deployment in context.store.deployments(10):
+    for deployment in context.store.read_deployments(10):
         print(
             f"{deployment.started_at:%Y-%m-%d %H:%M}  {deployment.digest[:12]}  {deployment.state:10}  "
             f"{deployment.reason or ''}  ({deployment.id})"
@@ -60,7 +60,7 @@ def _list_releases(context: Context, options: argparse.Namespace) -> int:
 
 def _show_release(context: Context, options: argparse.Namespace) -> int:
     record = context.store.release_record(options.digests[0])
-    deployments = [item for item in context.store.deployments(50) if item.digest == record.digest]
+    deployments = [item for item in context.store.read_deployments(50) if item.digest == record.digest]
     document = {
         "digest": record.digest,
         "origin": record.origin,
@@ -88,7 +88,7 @@ def _show_diff(context: Context, options: argparse.Namespace) -> int:
 
 
 def _show_drift(context: Context, options: argparse.Namespace) -> int:
-    differing_paths = context.store.drift()
+    differing_paths = context.store.read_drift()
     for node, paths in differing_paths.items():
         for path in paths:
             print(f"{node}  {path}")

@@ -91,13 +91,13 @@ def nodes_by_release(context: Context, but: Mapping[str, str]) -> dict[str | Non
 
 
 def _lease_reason(context: Context, node: str) -> str | None:
-    lease = context.store.lease(node)
+    lease = context.store.read_lease(node)
     return None if lease is None else f"{lease.holder} holds its lease"
 
 
 def _is_in_maintenance(context: Context, node: str) -> bool:
     """Whether a maintenance flag covers the node; if so, it is logged."""
-    flags = context.store.maintenance(node)
+    flags = context.store.read_maintenance(node)
     for flag in flags:
         log.warning("%s is not corrected: %s", node, flag)
     return bool(flags)
@@ -112,13 +112,13 @@ def _correct_files(context: Context, node: str, holder: str) -> bool:
         return False
     try:
         digest = assignment.digest_to_configure_from(context.store, node)
-        context.store.check(node, lease.token)
+        context.store.check_lease(node, lease.token)
         _ansible_of(context, digest).run(
             "site.yml", limit=node, extra_vars=stream_driver.driver_variables(context), timeout_s=CHECK_S
         )
         context.store.record_drift(node, digest or "", [], put_right=True)
     finally:
-        context.store.release(node, lease.token)
+        context.store.release_lease(node, lease.token)
     return True
 
 

@@ -67,7 +67,7 @@ def record_failure(context: Context, deployment_id: str, node: str) -> Iterator[
     except StepFailed as error:
         context.store.set_deployment_node(deployment_id, node, NodeState.FAILED, str(error))
         stop_service(context, node)
-        break_deployment(context, context.store.deployment(deployment_id), f"{node}: {error}")
+        break_deployment(context, context.store.read_deployment(deployment_id), f"{node}: {error}")
         raise
 
 
@@ -83,7 +83,7 @@ def stop_service(context: Context, node: str) -> None:
 
 def restart_node(context: Context, release: Release, node: str, token: int) -> None:
     """Configure the node from the release and restart it. Raises StaleTokenError, or StepFailed by Ansible."""
-    context.store.check(node, token)
+    context.store.check_lease(node, token)
     Ansible(context.settings, release).run(
         "restart.yml",
         limit=node,
@@ -91,7 +91,7 @@ def restart_node(context: Context, release: Release, node: str, token: int) -> N
         timeout_s=RESTART_S,
         give_up=listener_check.listener_watch(context.fleet, context.fleet.node(node)),
     )
-    context.store.renew(node, token, LEASE_S)
+    context.store.renew_lease(node, token, LEASE_S)
 
 
 def verify_node(context: Context, node: str) -> str:

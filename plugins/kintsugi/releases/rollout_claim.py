@@ -42,7 +42,7 @@ def end_rollout_claim(context: Context, deployment_id: str) -> None:
 def claim_running(context: Context, deployment_id: str, node: str) -> tuple[Deployment, NodeRollout]:
     """Extend the roll-out's lease; returns the deployment and its step of ``node``. GuardRefused if it has ended."""
     claim_rollout(context, deployment_id)
-    deployment = context.store.deployment(deployment_id)
+    deployment = context.store.read_deployment(deployment_id)
     if deployment.state != "running":
         raise GuardRefused(f"deployment {deployment_id} has ended ({deployment.state})")
     return deployment, deployment.step(node)
@@ -50,7 +50,7 @@ def claim_running(context: Context, deployment_id: str, node: str) -> tuple[Depl
 
 def check_maintenance(context: Context, deployment_id: str, node: str) -> None:
     """Raise GuardRefused while a maintenance flag of somebody else covers the node."""
-    flags = [flag for flag in context.store.maintenance(node) if flag.user != holder_of(deployment_id)]
+    flags = [flag for flag in context.store.read_maintenance(node) if flag.user != holder_of(deployment_id)]
     if flags:
         raise GuardRefused(" ".join(map(str, flags)))
 
@@ -77,7 +77,7 @@ def claim_node(context: Context, deployment_id: str, node: str) -> int:
 def release_node(context: Context, deployment_id: str, node: str, token: int) -> None:
     """End the node's maintenance flag and lease."""
     context.store.clear_maintenance(node, user=holder_of(deployment_id))
-    context.store.release(node, token)
+    context.store.release_lease(node, token)
 
 
 def release_leftovers(context: Context, deployment_id: str, node: str) -> None:

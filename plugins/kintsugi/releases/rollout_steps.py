@@ -74,7 +74,7 @@ def _open_deployment(context: Context, deployment_id: str, wanted: str, *, again
             "change it, or request it again in the form of deploy_release"
         )
     release_checks.check_fit(context, release)
-    for other in store.deployments():
+    for other in store.read_deployments():
         if other.state == "running" and other.id != deployment_id:
             store.end_deployment(
                 other.id, "stopped", f"its run ended without a result; taken over by {deployment_id}"
@@ -89,7 +89,7 @@ def plan_rollout(context: Context, deployment_id: str) -> Deployment:
     Raises GuardRefused if the steady state doesn't hold or a node can't be reached. Raises StepFailed, and marks the
     release bad, if a file doesn't render. An existing plan is kept.
     """
-    deployment = context.store.deployment(deployment_id)
+    deployment = context.store.read_deployment(deployment_id)
     if deployment.steps:
         return deployment
     claim_rollout(context, deployment_id)
@@ -170,7 +170,7 @@ def bake_release(context: Context, deployment_id: str, seconds: float) -> str:
     Then the release is known-good. Raises StepFailed.
     """
     claim_rollout(context, deployment_id)
-    deployment = context.store.deployment(deployment_id)
+    deployment = context.store.read_deployment(deployment_id)
     turn = rollout.next_move(deployment.steps, broken=deployment.broken is not None)
     if turn.move is not Move.BAKE:
         raise GuardRefused(f"not every node is verified: {turn.reason}")
@@ -200,7 +200,7 @@ def roll_back(context: Context, deployment_id: str) -> str:
     GuardRefused if there is no release to roll back to.
     """
     claim_rollout(context, deployment_id)
-    deployment = context.store.deployment(deployment_id)
+    deployment = context.store.read_deployment(deployment_id)
     if deployment.broken is None:
         return "no probe failed, so nothing is rolled back"
     if deployment.back_to in (None, deployment.digest):
@@ -210,7 +210,7 @@ def roll_back(context: Context, deployment_id: str) -> str:
     release = assignment.open_release(context, str(deployment.back_to))
     while (turn := rollout.next_move(deployment.steps, broken=True)).move is Move.ROLL_BACK:
         _roll_back_node(context, deployment, release, str(turn.node))
-        deployment = context.store.deployment(deployment_id)
+        deployment = context.store.read_deployment(deployment_id)
     noted = [step.node for step in deployment.steps if not step.changes and step.state is NodeState.PROVEN]
     context.store.set_node_releases(noted, release.digest)
     return turn.reason
@@ -241,7 +241,7 @@ def _roll_back_node(context: Context, deployment: Deployment, release: Release, 
 def finish_rollout(context: Context, deployment_id: str, *, dry_run: bool = False) -> RolloutRecord:
     """End the deployment by its state in the database, release every node, and write the summary (also to S3)."""
     store = context.store
-    deployment = store.deployment(deployment_id)
+    deployment = store.read_deployment(deployment_id)
     state, reason = conclude_rollout(deployment, store.release_record(deployment.digest), dry_run=dry_run)
     for step in deployment.steps:
         release_leftovers(context, deployment_id, step.node)

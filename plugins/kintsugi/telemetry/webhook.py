@@ -127,7 +127,7 @@ def create_app(
     def answer_delivery(delivery: str, body: bytes) -> WebhookReply:
         nodes = fleet()
         try:
-            return decide_reply(parse_alert(body, nodes), delivery, nodes, outbox().put)
+            return decide_reply(parse_alert(body, nodes), delivery, nodes, outbox().add_message)
         except InputError as error:
             return WebhookReply(400, {"error": str(error)})
         except StoreUnavailable as error:

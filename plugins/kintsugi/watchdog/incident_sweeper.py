@@ -43,7 +43,7 @@ class IncidentSweeper:
 
     def sweep(self) -> None:
         """One pass. Raises StoreUnavailable, and StepFailed when Airflow does not answer; the next pass tries again."""
-        self._sweep_incidents(self.store.incidents(OPEN_INCIDENTS, open_only=True))
+        self._sweep_incidents(self.store.read_incidents(OPEN_INCIDENTS, open_only=True))
         self._withdraw_questions()
 
     # --- incidents ------------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ class IncidentSweeper:
         if any(run["state"] not in FINISHED for run in own):
             return
         ended = {run for run in incident.runs() if self._has_ended(run)}
-        lease = self.store.lease(incident.node)
+        lease = self.store.read_lease(incident.node)
         holder = lease.holder if lease else None
         if not is_abandoned(incident, ended=ended, lease_holder=holder, sweeps=len(own), now=now):
             return
@@ -96,7 +96,7 @@ class IncidentSweeper:
 
     def _withdraw_questions(self) -> None:
         now = datetime.now(UTC)
-        incidents = [one for one in self.store.incidents(OPEN_INCIDENTS) if may_be_asked_about(one, now)]
+        incidents = [one for one in self.store.read_incidents(OPEN_INCIDENTS) if may_be_asked_about(one, now)]
         asked = (
             [question for question in self.airflow.questions() if question["task_id"] == QUESTION]
             if incidents
@@ -116,7 +116,7 @@ class IncidentSweeper:
                 incident,
                 run,
                 answers_in_a_row=self._in_a_row[incident.node],
-                maintenance=bool(self.store.maintenance(incident.node)),
+                maintenance=bool(self.store.read_maintenance(incident.node)),
             )
             if reason is not None:
                 log.warning("the question about %s is withdrawn: %s", incident.id, reason)

@@ -39,14 +39,14 @@ class IntakeCheck:
             self._unseen_since = self._unseen_since or datetime.now(UTC)
             page = unseen_page(self._unseen_since, datetime.now(UTC), read_rules(), format_reason(error))
             if page is not None:
-                self.outbox.put(page.key, MessageKind.PAGE, page.body)
+                self.outbox.add_message(page.key, MessageKind.PAGE, page.body)
             raise
         self._unseen_since = None
         if result is None:
             return
         report, unpaged = result
         for page in intake_pages(report, unpaged, self._intake.rules, self._paged_at):
-            self.outbox.put(page.key, MessageKind.PAGE, page.body)
+            self.outbox.add_message(page.key, MessageKind.PAGE, page.body)
             if page.key.startswith(FILES_PAGE):
                 self._intake.store.mark_paged(unpaged)
                 self._paged_at = report.at

@@ -40,8 +40,8 @@ class MessageCollection:
         current = (self._marks(), int(now.timestamp() // RECOLLECT_S))
         if current == self._collected:
             return
-        incidents = self.store.incidents(RECENT_INCIDENTS)
-        faults = self.store.faults()
+        incidents = self.store.read_incidents(RECENT_INCIDENTS)
+        faults = self.store.read_faults()
         items = collector.page_items(incidents, now, exits=service_exits(self.settings), faults=faults)
         if load_backend():
             items += collector.trace_items(incidents, self._finished_files(now), now)

@@ -61,8 +61,8 @@ class MetricsExport:
     def _record_nodes(self, probes: list[Probe]) -> None:
         fleet = self._settings.fleet
         try:
-            open_now = frozenset(incident.node for incident in self._store.incidents(50, open_only=True))
-            maintained = frozenset(name for name in fleet.nodes if self._store.maintenance(name))
+            open_now = frozenset(incident.node for incident in self._store.read_incidents(50, open_only=True))
+            maintained = frozenset(name for name in fleet.nodes if self._store.read_maintenance(name))
             self._instruments.incidents(len(open_now))
         except StoreUnavailable:
             open_now = maintained = frozenset()  # the metrics of the nodes are sent anyway

@@ -36,7 +36,7 @@ class StreamCheck:
             return
         page = self.stall_alert.observe(self.read_flow())
         if page is not None:
-            self.outbox.put(page.key, MessageKind.PAGE, page.body)
+            self.outbox.add_message(page.key, MessageKind.PAGE, page.body)
 
     def collect_dead_letters(self) -> None:
         """Collect the streaming driver's reports; page and replay messages that Kafka deleted unread."""
@@ -45,11 +45,11 @@ class StreamCheck:
         dead_letter_collector.collect_letters(brokers, s3, self.record)
         losses = self.record.losses()
         for page in dead_letter_collector.loss_pages(losses, datetime.now(UTC)):
-            self.outbox.put(page.key, MessageKind.PAGE, page.body)
+            self.outbox.add_message(page.key, MessageKind.PAGE, page.body)
         for loss in losses:
             if not loss.settled:
                 key, body = dead_letter_collector.replay_order(loss)
-                self.outbox.put(key, MessageKind.REPLAY, body)
+                self.outbox.add_message(key, MessageKind.REPLAY, body)
 
     def read_flow(self) -> FlowReading:
         """The stream as it is now."""

@@ -53,7 +53,7 @@ class WatchCheck:
             silent = find_silences(self._watching(unhealthy))
             page = self.switch.observe(silent, now)
             if page is not None:
-                self.outbox.put(page.key, MessageKind.PAGE, page.body)
+                self.outbox.add_message(page.key, MessageKind.PAGE, page.body)
             self._store_away_since, self._store_paged = None, False
         except StoreUnavailable as error:
             self._page_store_away(now, str(error))
@@ -79,8 +79,8 @@ class WatchCheck:
         former_nodes = set(beats) - set(self.settings.fleet.nodes) - {FLOW}
         if former_nodes:
             self.heartbeats.forget(former_nodes)
-        repaired = {incident.node for incident in self.store.incidents(RECENT_INCIDENTS, open_only=True)}
-        maintained = {name for name in self.settings.fleet.nodes if self.store.maintenance(name)}
+        repaired = {incident.node for incident in self.store.read_incidents(RECENT_INCIDENTS, open_only=True)}
+        maintained = {name for name in self.settings.fleet.nodes if self.store.read_maintenance(name)}
         return Watching(
             now=now,
             beats={name: at for name, at in beats.items() if name not in former_nodes},
@@ -92,7 +92,7 @@ class WatchCheck:
 
     def _just_repaired(self, now: datetime) -> set[str]:
         """Nodes whose repair has just ended: their watch is about to start again."""
-        recent = self.store.incidents(RECENT_INCIDENTS)
+        recent = self.store.read_incidents(RECENT_INCIDENTS)
         return {
             incident.node
             for incident in recent

@@ -130,7 +130,7 @@ class Watchdog:
 
     def _deliver(self, *kinds: MessageKind) -> None:
         # Only if a message is due: a claim writes, and this process shares its two cores with the fleet.
-        if self.outbox.due().intersection(kinds):
+        if self.outbox.find_due_kinds().intersection(kinds):
             while self.dispatcher.deliver_one(*kinds):
                 pass
 

@@ -184,7 +184,7 @@ def _add_incidents(app: FastAPI, context: WebContext, pages: PageRenderer) -> No
 
 async def _read_incident(context: WebContext, incident_id: str) -> Incident:
     try:
-        return await asyncio.to_thread(context.store().incident, incident_id)
+        return await asyncio.to_thread(context.store().read_incident, incident_id)
     except StoreUnavailable:
         raise
     except KintsugiError as error:

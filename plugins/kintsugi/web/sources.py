@@ -217,7 +217,7 @@ class StreamReader:
 def ask_releases(settings: Settings) -> ReleasesSnapshot:
     """The release of each node, and the files that differ on disk; raises StoreUnavailable."""
     releases = Releases(store_dsn(settings))
-    return ReleasesSnapshot(releases.node_releases(), releases.last_known_good(), releases.drift())
+    return ReleasesSnapshot(releases.node_releases(), releases.last_known_good(), releases.read_drift())
 
 
 def ask_files(settings: Settings) -> Files:

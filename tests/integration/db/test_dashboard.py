@@ -13,7 +13,7 @@ from tests.factories import begin_repair, incidents
 def test_a_page_has_the_phases_of_the_whole_incidents(store: Store) -> None:
     incidents(store, 40)
     light = Listing(store._dsn).list_incidents(limit=10)
-    whole = store.incidents(10)
+    whole = store.read_incidents(10)
     assert [i.id for i in light] == [i.id for i in whole]
     assert [i.phases() for i in light] == [i.phases() for i in whole]
     assert all(not entry.message for incident in light for entry in incident.entries)
@@ -26,7 +26,7 @@ def test_pages_follow_each_other_also_when_an_incident_is_opened_between(store: 
     begin_repair(store, "kafka-1")
     second = listing.list_incidents(limit=10, before=(first[-1].opened_at, first[-1].id))
     assert not {i.id for i in first} & {i.id for i in second}
-    assert [i.id for i in listing.list_incidents(limit=5, outcome="open")] == [store.incidents(1)[0].id]
+    assert [i.id for i in listing.list_incidents(limit=5, outcome="open")] == [store.read_incidents(1)[0].id]
     assert {i.node for i in listing.list_incidents(limit=99, node="kafka-2")} <= {"kafka-2"}
 
 

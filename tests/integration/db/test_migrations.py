@@ -122,14 +122,14 @@ def test_a_database_of_earlier_code_gets_the_same_tables_and_keeps_its_rows(old:
 def test_an_upgraded_database_serves_each_of_its_users(old: Store) -> None:
     old.migrate()
     dsn = old._dsn
-    (incident,) = old.incidents()
+    (incident,) = old.read_incidents()
     assert [entry.data["action"] for entry in incident.entries] == [Action.PAGE]
     assert [(e.bucket, e.key, e.state) for e in IngestLedger(dsn).entries()] == [
         ("", "trades/2024-10-08/a.csv", FileState.DONE),
         ("acme", "trades/2024-10-08/b.csv", FileState.RUNNING),
     ]
     assert IntakeStore(dsn).sessions().keys() == {date(2024, 10, 8)}
-    assert Outbox(dsn).due() == {MessageKind.PAGE}
+    assert Outbox(dsn).find_due_kinds() == {MessageKind.PAGE}
     assert Heartbeats(dsn).last()[0].keys() == {"flow", "kafka-1"}
     assert [s.lag for s in FlowSamples(dsn).since(datetime(2024, 10, 8, tzinfo=UTC))] == [2]
     assert [loss.state for loss in StreamRecord(dsn).losses()] == [LossState.OPEN]

@@ -105,7 +105,7 @@ def test_only_the_first_bad_probe_is_told(known: Store) -> None:
     known.open_deployment("run-1", B, A)
     known.break_deployment("run-1", "the first")
     known.break_deployment("run-1", "the second")
-    found = known.deployment("run-1")
+    found = known.read_deployment("run-1")
     assert found.broken == "the first"
     assert [entry.message for entry in found.entries] == ["the roll-back begins: the first"]
 
@@ -120,7 +120,7 @@ def test_drift_is_told_once_and_over_when_it_is_gone(known: Store) -> None:
     assert known.record_drift("kafka-1", A, ["/etc/x", "/etc/y"]) == ["/etc/x", "/etc/y"]
     assert known.record_drift("kafka-1", A, ["/etc/x", "/etc/y"]) == []
     assert known.record_drift("kafka-1", A, ["/etc/y", "/etc/z"]) == ["/etc/z"]
-    assert known.drift() == {"kafka-1": ["/etc/y", "/etc/z"]}
+    assert known.read_drift() == {"kafka-1": ["/etc/y", "/etc/z"]}
     assert known.record_drift("kafka-1", A, [], put_right=True) == []
-    assert known.drift() == {}
+    assert known.read_drift() == {}
     assert known.record_drift("kafka-1", A, ["/etc/x"]) == ["/etc/x"]  # once more is news again

@@ -111,20 +111,20 @@ def test_an_expired_lease_goes_to_another_with_a_higher_token_and_fences_the_old
     new = store.acquire_lease("kafka-1", "run-2", 60)
     assert new.token > old.token
     with pytest.raises(StaleTokenError, match="no longer the newest"):
-        store.check("kafka-1", old.token)
+        store.check_lease("kafka-1", old.token)
     with pytest.raises(StaleTokenError):
-        store.renew("kafka-1", old.token, 60)
-    store.release("kafka-1", old.token)  # a stale release must not end the new holder's lease
-    store.check("kafka-1", new.token)
+        store.renew_lease("kafka-1", old.token, 60)
+    store.release_lease("kafka-1", old.token)  # a stale release must not end the new holder's lease
+    store.check_lease("kafka-1", new.token)
 
 
 def test_a_lapsed_lease_must_be_renewed_before_acting(store: Store) -> None:
     lease = store.acquire_lease("kafka-1", "run-1", 60)
     lapse(store, "kafka-1")
     with pytest.raises(StaleTokenError, match="expired"):
-        store.check("kafka-1", lease.token)
-    assert store.renew("kafka-1", lease.token, 60).token == lease.token
-    store.check("kafka-1", lease.token)
+        store.check_lease("kafka-1", lease.token)
+    assert store.renew_lease("kafka-1", lease.token, 60).token == lease.token
+    store.check_lease("kafka-1", lease.token)
 
 
 def test_a_fresh_token_fences_an_older_process_of_the_same_holder(store: Store) -> None:
@@ -132,24 +132,24 @@ def test_a_fresh_token_fences_an_older_process_of_the_same_holder(store: Store) 
     retry = store.acquire_lease("kafka-1", "run-1", 60, fresh_token=True)
     assert retry.token > orphan.token
     with pytest.raises(StaleTokenError):
-        store.check("kafka-1", orphan.token)
+        store.check_lease("kafka-1", orphan.token)
 
 
 def test_a_lease_is_given_back_by_its_holder_only(store: Store) -> None:
     lease = store.acquire_lease("kafka-1", "run-1", 60)
     store.give_back("kafka-1", "run-2")
-    assert store.lease("kafka-1") == lease
+    assert store.read_lease("kafka-1") == lease
     store.give_back("kafka-1", "run-1")
-    assert store.lease("kafka-1") is None
+    assert store.read_lease("kafka-1") is None
     assert store.acquire_lease("kafka-1", "run-2", 60).token > lease.token
 
 
 def test_a_released_lease_is_free_and_its_token_is_never_given_again(store: Store) -> None:
     first = store.acquire_lease("kafka-1", "run-1", 60)
-    store.release("kafka-1", first.token)
-    assert store.lease("kafka-1") is None
+    store.release_lease("kafka-1", first.token)
+    assert store.read_lease("kafka-1") is None
     with pytest.raises(StaleTokenError, match="released"):
-        store.check("kafka-1", first.token)
+        store.check_lease("kafka-1", first.token)
     assert store.acquire_lease("kafka-1", "run-1", 60).token > first.token
 
 
@@ -170,26 +170,26 @@ def test_a_second_recoverer_continues_the_open_incident(store: Store) -> None:
     continued, _ = opened(store, holder="run-2")
     assert continued.id == incident.id
     assert continued.holder == "run-2"
-    assert len(store.incidents()) == 1
+    assert len(store.read_incidents()) == 1
 
 
 def test_a_closed_incident_is_not_continued(store: Store) -> None:
     incident, token = opened(store)
     store.close_incident(incident.id, token, Outcome.HEALED, "well again")
-    assert store.incidents(node=incident.node, open_only=True) == []
+    assert store.read_incidents(node=incident.node, open_only=True) == []
     later, _ = opened(store)
     assert later.id != incident.id
-    assert [found.id for found in store.incidents()] == [later.id, incident.id]
-    assert [found.id for found in store.incidents(open_only=True)] == [later.id]
-    assert store.incidents(node="kafka-1") == []
+    assert [found.id for found in store.read_incidents()] == [later.id, incident.id]
+    assert [found.id for found in store.read_incidents(open_only=True)] == [later.id]
+    assert store.read_incidents(node="kafka-1") == []
 
 
 def test_the_journal_keeps_order_and_writes_a_key_once(store: Store) -> None:
     incident, token = opened(store)
-    assert store.append(incident.id, token, "confirm", "gone", {"verdict": "host_lost"}, key="confirm")
-    assert not store.append(incident.id, token, "confirm", "gone, said twice", key="confirm")
-    assert store.append(incident.id, token, "plan", "planned")
-    entries = store.incident(incident.id).entries
+    assert store.append_entry(incident.id, token, "confirm", "gone", {"verdict": "host_lost"}, key="confirm")
+    assert not store.append_entry(incident.id, token, "confirm", "gone, said twice", key="confirm")
+    assert store.append_entry(incident.id, token, "plan", "planned")
+    entries = store.read_incident(incident.id).entries
     assert [(entry.step, entry.message, entry.data) for entry in entries] == [
         ("confirm", "gone", {"verdict": "host_lost"}),
         ("plan", "planned", {}),
@@ -201,7 +201,7 @@ def test_a_stale_token_writes_nothing(store: Store) -> None:
     lapse(store, incident.node)
     store.acquire_lease(incident.node, "run-2", 60)
     writes: list[Callable[[], Any]] = [
-        lambda: store.append(incident.id, stale, "plan", "planned"),
+        lambda: store.append_entry(incident.id, stale, "plan", "planned"),
         lambda: store.set_mark(incident.id, stale, "redundant_at"),
         lambda: store.close_incident(incident.id, stale, Outcome.HEALED, "well"),
         lambda: begin(store, incident, stale, Action.REBUILD),
@@ -212,7 +212,7 @@ def test_a_stale_token_writes_nothing(store: Store) -> None:
     for write in writes:
         with pytest.raises(StaleTokenError):
             write()
-    assert store.incident(incident.id) == incident
+    assert store.read_incident(incident.id) == incident
 
 
 def test_marks_are_set_once_and_lead_to_durations(store: Store) -> None:
@@ -221,7 +221,7 @@ def test_marks_are_set_once_and_lead_to_durations(store: Store) -> None:
     store.set_mark(incident.id, token, "t0", NOW - timedelta(seconds=5))
     store.set_mark(incident.id, token, "redundant_at", redundant)
     store.set_mark(incident.id, token, "redundant_at", NOW + timedelta(seconds=99))
-    found = store.incident(incident.id)
+    found = store.read_incident(incident.id)
     assert (found.redundant_at, found.repair_s, found.detect_s) == (redundant, 25.0, 4.0)
     assert Phase.DETECT in found.phases()
 
@@ -229,7 +229,7 @@ def test_marks_are_set_once_and_lead_to_durations(store: Store) -> None:
 def test_closing_twice_is_once_and_another_outcome_is_refused(store: Store) -> None:
     incident, token = opened(store)
     closed = store.close_incident(incident.id, token, Outcome.HEALED, "well again")
-    store.release(incident.node, token)
+    store.release_lease(incident.node, token)
     assert store.close_incident(incident.id, token, Outcome.HEALED, "said twice") == closed
     with pytest.raises(GuardRefused, match="closed as healed"):
         store.close_incident(incident.id, token, Outcome.FAILED, "no")
@@ -237,14 +237,14 @@ def test_closing_twice_is_once_and_another_outcome_is_refused(store: Store) -> N
 
 def test_an_unknown_incident_is_named(store: Store) -> None:
     with pytest.raises(KintsugiError, match="no incident kafka-9-x"):
-        store.incident("kafka-9-x")
+        store.read_incident("kafka-9-x")
 
 
 def test_journals_of_many_incidents_are_not_mixed_up(store: Store) -> None:
     for node in ("kafka-1", "cassandra-1"):
         incident, token = opened(store, node)
-        store.append(incident.id, token, "confirm", f"about {node}")
-    assert [(found.node, found.entries[0].message) for found in store.incidents()] == [
+        store.append_entry(incident.id, token, "confirm", f"about {node}")
+    assert [(found.node, found.entries[0].message) for found in store.read_incidents()] == [
         ("cassandra-1", "about cassandra-1"),
         ("kafka-1", "about kafka-1"),
     ]
@@ -257,7 +257,7 @@ def test_an_attempt_begun_twice_is_one_attempt(store: Store) -> None:
     incident, token = opened(store)
     assert begin(store, incident, token, Action.REBUILD, "1")
     assert not begin(store, incident, token, Action.REBUILD, "1")
-    assert store.incident(incident.id).attempts() == [Action.REBUILD]
+    assert store.read_incident(incident.id).attempts() == [Action.REBUILD]
     assert attempts_since(store, "cassandra-1", NOW - timedelta(hours=1)) == 1
     assert attempts_since(store, None, NOW - timedelta(hours=1)) == 1
     assert attempts_since(store, "kafka-1", NOW - timedelta(hours=1)) == 0
@@ -267,7 +267,7 @@ def test_a_refused_attempt_leaves_no_trace(store: Store) -> None:
     incident, token = opened(store)
     with pytest.raises(GuardRefused, match="It is protected"):
         begin(store, incident, token, Action.REBUILD, refusals=lambda ledger: ["It is protected."])
-    assert store.incident(incident.id).attempts() == []
+    assert store.read_incident(incident.id).attempts() == []
     assert store.pending_repairs() == {}
 
 
@@ -284,9 +284,9 @@ def test_a_new_attempt_takes_back_what_the_one_before_had_reached(store: Store) 
     begin(store, incident, token, Action.RESTART, "1")
     store.set_mark(incident.id, token, "redundant_at")
     begin(store, incident, token, Action.RESTART, "1")  # the same one, run again
-    assert store.incident(incident.id).redundant_at is not None
+    assert store.read_incident(incident.id).redundant_at is not None
     begin(store, incident, token, Action.REBUILD, "2")
-    assert store.incident(incident.id).redundant_at is None
+    assert store.read_incident(incident.id).redundant_at is None
 
 
 def test_the_guards_see_flags_budget_and_pending_repairs(store: Store) -> None:
@@ -403,7 +403,7 @@ def test_a_withdrawn_attempt_uses_up_nothing(store: Store) -> None:
     begin(store, incident, token, Action.REBUILD, "run-1")
     store.withdraw_attempt(incident.id, token, "run-1", "it answers again")
     store.withdraw_attempt(incident.id, token, "run-1", "it answers again")  # the step is run again
-    assert store.incident(incident.id).attempts() == []
+    assert store.read_incident(incident.id).attempts() == []
     assert store.pending_repairs() == {}
     assert attempts_since(store, incident.node, NOW - timedelta(days=1)) == 0
 
@@ -413,7 +413,7 @@ def test_a_withdrawn_attempt_leaves_what_an_earlier_one_destroyed_pending(store:
     begin(store, incident, token, Action.REBUILD, "run-1")
     begin(store, incident, token, Action.REBUILD, "run-2")
     store.withdraw_attempt(incident.id, token, "run-2", "it answers again")
-    assert store.incident(incident.id).attempts() == [Action.REBUILD]
+    assert store.read_incident(incident.id).attempts() == [Action.REBUILD]
     assert list(store.pending_repairs()) == [incident.node]
 
 
@@ -441,7 +441,7 @@ def test_the_last_fault_before_a_moment_is_found(store: Store) -> None:
     early, late = NOW - timedelta(minutes=5), NOW
     for t0 in (early, late, late):
         store.record_fault("kafka-1", kind="power_off", t0=t0, run="night-1", mode="silent")
-    assert len(store.faults()) == 2
+    assert len(store.read_faults()) == 2
     found = store.last_fault("kafka-1", before=NOW - timedelta(seconds=1))
     assert found is not None
     assert (found.t0, found.kind, found.mode, found.run) == (early, "power_off", "silent", "night-1")
@@ -451,13 +451,13 @@ def test_the_last_fault_before_a_moment_is_found(store: Store) -> None:
 
 def test_a_maintenance_flag_covers_its_node_or_the_fleet_until_it_ends(store: Store) -> None:
     store.set_maintenance("kafka-1", reason="upgrade", user="ada", until=NOW + timedelta(hours=1))
-    assert [flag.reason for flag in store.maintenance("kafka-1")] == ["upgrade"]
-    assert store.maintenance("kafka-2") == []
+    assert [flag.reason for flag in store.read_maintenance("kafka-1")] == ["upgrade"]
+    assert store.read_maintenance("kafka-2") == []
     store.set_maintenance("*", reason="moving house", user="bob")
-    assert [flag.scope for flag in store.maintenance("kafka-2")] == ["*"]
+    assert [flag.scope for flag in store.read_maintenance("kafka-2")] == ["*"]
     store.clear_maintenance("*")
     store.set_maintenance("kafka-1", reason="upgrade", user="ada", until=NOW - timedelta(seconds=1))
-    assert store.maintenance("kafka-1") == []
+    assert store.read_maintenance("kafka-1") == []
 
 
 def test_nobody_takes_back_what_another_said(store: Store) -> None:
@@ -465,15 +465,15 @@ def test_nobody_takes_back_what_another_said(store: Store) -> None:
     store.set_maintenance("kafka-1", reason="new disk", user="ann")
     store.set_maintenance("kafka-1", reason="a roll-out restarts it again", user="deploy_release/1")
     store.clear_maintenance("kafka-1", user="deploy_release/1")
-    assert [(flag.user, flag.reason) for flag in store.maintenance("kafka-1")] == [("ann", "new disk")]
+    assert [(flag.user, flag.reason) for flag in store.read_maintenance("kafka-1")] == [("ann", "new disk")]
     store.clear_maintenance("kafka-1")
-    assert store.maintenance("kafka-1") == []
+    assert store.read_maintenance("kafka-1") == []
 
 
 def test_what_is_desired_changes_by_compare_and_set(store: Store) -> None:
-    assert store.desired("stream_trades") is None
+    assert store.read_desired("stream_trades") is None
     first = store.set_desired("stream_trades", {"state": "running"}, expected=0)
-    assert store.desired("stream_trades") == first
+    assert store.read_desired("stream_trades") == first
     second = store.set_desired("stream_trades", {"state": "stopped"}, expected=first.version)
     with pytest.raises(GuardRefused, match="changed by another"):
         store.set_desired("stream_trades", {"state": "running"}, expected=first.version)
@@ -488,7 +488,7 @@ def test_of_two_first_writers_one_wins(store: Store) -> None:
 def test_a_refused_first_write_leaves_nothing(store: Store) -> None:
     with pytest.raises(GuardRefused):
         store.set_desired("stream_trades", 1, expected=5)
-    assert store.desired("stream_trades") is None
+    assert store.read_desired("stream_trades") is None
 
 
 # --- the database goes away
@@ -499,11 +499,11 @@ def test_a_dead_database_is_said_in_one_line_and_quickly(postgres: Any, store: S
     postgres.stop(signal.SIGQUIT)
     began = time.monotonic()
     with pytest.raises(StoreUnavailable) as caught:
-        store.check("kafka-1", lease.token)
+        store.check_lease("kafka-1", lease.token)
     assert time.monotonic() - began < 5
     assert "\n" not in str(caught.value)
     postgres.start()
-    store.check("kafka-1", lease.token)  # nothing stale is kept, and the lease outlived the crash
+    store.check_lease("kafka-1", lease.token)  # nothing stale is kept, and the lease outlived the crash
 
 
 def test_a_patient_store_waits_for_a_database_that_is_started_again(postgres: Any, store: Store) -> None:
@@ -511,7 +511,7 @@ def test_a_patient_store_waits_for_a_database_that_is_started_again(postgres: An
     lease = patient.acquire_lease("kafka-1", "run-1", 60)
     postgres.stop(signal.SIGQUIT)
     with ThreadPoolExecutor(1) as pool:
-        checked = pool.submit(patient.check, "kafka-1", lease.token)
+        checked = pool.submit(patient.check_lease, "kafka-1", lease.token)
         postgres.start()  # in this thread: the server dies with the one that starts it
         checked.result(60)
 
@@ -532,10 +532,10 @@ def test_what_was_asked_when_the_connection_broke_is_asked_again(store: Store) -
                 yield connection
 
     breaks = Breaks(patient._dsn, patience=patient.patience)
-    assert breaks.incident(incident.id).id == incident.id
+    assert breaks.read_incident(incident.id).id == incident.id
     broken.clear()
     with pytest.raises(StoreUnavailable):
-        Breaks(store._dsn).incident(incident.id)
+        Breaks(store._dsn).read_incident(incident.id)
 
 
 def test_a_password_is_never_part_of_an_error() -> None:
@@ -549,10 +549,10 @@ def test_a_password_is_never_part_of_an_error() -> None:
 
 def test_no_act_is_allowed_for_an_incident_that_is_closed(store: Store) -> None:
     incident, token = opened(store)
-    store.check("cassandra-1", token, incident=incident.id)
+    store.check_lease("cassandra-1", token, incident=incident.id)
     store.close_incident(incident.id, token, Outcome.HEALED, "it serves")
     with pytest.raises(IncidentClosed, match=incident.id):
-        store.check("cassandra-1", token, incident=incident.id)
+        store.check_lease("cassandra-1", token, incident=incident.id)
     with pytest.raises(IncidentClosed):
         begin(store, incident, token, Action.REBUILD)
     assert store.pending_repairs() == {}
@@ -561,10 +561,10 @@ def test_no_act_is_allowed_for_an_incident_that_is_closed(store: Store) -> None:
 def test_a_task_cleared_long_after_its_run_does_not_even_take_the_lease(store: Store) -> None:
     incident, token = opened(store, holder="watch/1")
     store.close_incident(incident.id, token, Outcome.HEALED, "it serves")
-    store.release("cassandra-1", token)
+    store.release_lease("cassandra-1", token)
     with pytest.raises(IncidentClosed):
         store.acquire_lease("cassandra-1", "watch/1", 60, fresh_token=True, incident=incident.id)
-    assert store.lease("cassandra-1") is None
+    assert store.read_lease("cassandra-1") is None
     assert store.acquire_lease("cassandra-1", "watch/2", 60).token == token + 1
 
 
@@ -578,8 +578,8 @@ def test_an_attempt_that_did_nothing_is_taken_back_with_its_pending_repair(store
     for _ in range(2):
         store.withdraw_attempt(incident.id, token, "run-1", "it answers")
     assert store.pending_repairs() == {}
-    assert store.incident(incident.id).attempts() == []
-    assert not store.incident(incident.id).acted
+    assert store.read_incident(incident.id).attempts() == []
+    assert not store.read_incident(incident.id).acted
 
 
 def test_what_was_pending_before_or_was_destroyed_stays_pending(store: Store) -> None:
@@ -600,7 +600,7 @@ def test_what_the_control_plane_failed_at_is_bounded_by_the_budget(store: Store,
     begin(store, incident, token, Action.REBUILD, key="run-1")
     store.withdraw_attempt(incident.id, token, "run-1", "our disk is full", counts=counts)
     assert store.repair_budget(incident.id).repairs_of_node == int(counts)
-    assert store.incident(incident.id).attempts() == []
+    assert store.read_incident(incident.id).attempts() == []
 
 
 def test_a_run_whose_attempt_was_taken_back_does_not_go_on_with_it(store: Store) -> None:

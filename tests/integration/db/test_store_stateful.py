@@ -84,7 +84,7 @@ class Recoverers(RuleBasedStateMachine):
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
         who = data.draw(st.sampled_from(sorted(self.tokens)))
-        self.store.release(NODE, self.tokens[who])
+        self.store.release_lease(NODE, self.tokens[who])
         if self.holds(who):
             self.holder = None
 
@@ -92,7 +92,7 @@ class Recoverers(RuleBasedStateMachine):
     @rule(data=st.data())
     def renew(self, data: st.DataObject) -> None:
         who = data.draw(st.sampled_from(sorted(self.tokens)))
-        if self.act(who, lambda token: self.store.renew(NODE, token, 3600)):
+        if self.act(who, lambda token: self.store.renew_lease(NODE, token, 3600)):
             self.lapsed = False
 
     @precondition(lambda self: self.tokens)
@@ -100,7 +100,7 @@ class Recoverers(RuleBasedStateMachine):
     def check(self, data: st.DataObject) -> None:
         who = data.draw(st.sampled_from(sorted(self.tokens)))
         try:
-            self.store.check(NODE, self.tokens[who])
+            self.store.check_lease(NODE, self.tokens[who])
         except StaleTokenError:
             assert not self.holds(who) or self.lapsed
         else:
@@ -156,9 +156,9 @@ class Recoverers(RuleBasedStateMachine):
                 self.store.close_incident(incident, self.tokens[who], Outcome.FAILED, "no")
 
     def teardown(self) -> None:
-        held = self.store.lease(NODE)
+        held = self.store.read_lease(NODE)
         assert (held and held.holder) == (None if self.lapsed else self.holder)
-        incidents = self.store.incidents()
+        incidents = self.store.read_incidents()
         still_open = [found for found in incidents if found.closed_at is None]
         assert [found.id for found in still_open] == [self.incident] * (self.incident is not None)
         assert len(incidents) == self.closed + len(still_open)

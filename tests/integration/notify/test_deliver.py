@@ -79,16 +79,18 @@ def closed_incident(store: Store, outcome: Outcome = Outcome.HEALED) -> str:
         first_failed_at=now - timedelta(seconds=3),
         detected_at=now - timedelta(seconds=1),
     )
-    store.append(incident.id, lease.token, "confirm", "the host is lost", {"verdict": "host_lost"})
+    store.append_entry(incident.id, lease.token, "confirm", "the host is lost", {"verdict": "host_lost"})
     store.close_incident(incident.id, lease.token, outcome, "it leads a partition")
-    store.release("kafka-2", lease.token)
+    store.release_lease("kafka-2", lease.token)
     return incident.id
 
 
 def test_a_page_goes_to_every_channel_and_a_digest_to_those_that_want_it(scene: Scene) -> None:
     outbox = scene.tables.outbox
-    outbox.put("page/1", MessageKind.PAGE, {"title": "kafka-2 needs a person", "text": "2 of 3 are sick"})
-    outbox.put("digest/1", MessageKind.DIGEST, {"title": "Kintsugi: 1 healed", "text": "…"})
+    outbox.add_message(
+        "page/1", MessageKind.PAGE, {"title": "kafka-2 needs a person", "text": "2 of 3 are sick"}
+    )
+    outbox.add_message("digest/1", MessageKind.DIGEST, {"title": "Kintsugi: 1 healed", "text": "…"})
     while scene.post.deliver_one(*PEOPLE):
         pass
     told = sorted((request.path.rstrip("/"), request.json["title"]) for request in scene.people.requests)
@@ -97,7 +99,7 @@ def test_a_page_goes_to_every_channel_and_a_digest_to_those_that_want_it(scene: 
         ("/a", "kafka-2 needs a person"),
         ("/b", "kafka-2 needs a person"),
     ]
-    assert outbox.undelivered() == []
+    assert outbox.read_undelivered() == []
 
 
 def test_a_channel_that_has_a_page_does_not_get_it_again_when_the_other_fails(scene: Scene) -> None:
@@ -108,21 +110,21 @@ def test_a_channel_that_has_a_page_does_not_get_it_again_when_the_other_fails(sc
         return (500, b"") if down.is_set() and request.path.startswith("/b") else (200, b"")
 
     scene.people.answer = answer
-    scene.tables.outbox.put("page/1", MessageKind.PAGE, {"title": "t", "text": "x"})
+    scene.tables.outbox.add_message("page/1", MessageKind.PAGE, {"title": "t", "text": "x"})
     assert scene.post.deliver_one(*PEOPLE)
-    assert scene.tables.outbox.undelivered()[0][0] == "page/1"
+    assert scene.tables.outbox.read_undelivered()[0][0] == "page/1"
     down.clear()
     scene.hurry()
     assert scene.post.deliver_one(*PEOPLE)
     assert [request.path.rstrip("/") for request in scene.people.requests].count("/a") == 1
-    assert scene.tables.outbox.undelivered() == []
+    assert scene.tables.outbox.read_undelivered() == []
 
 
 def test_a_deliverer_that_is_killed_before_it_could_say_done_leaves_the_page_to_the_next(
     scene: Scene,
 ) -> None:
-    scene.tables.outbox.put("page/1", MessageKind.PAGE, {"title": "t", "text": "x"})
-    assert scene.tables.outbox.claim(PEOPLE) is not None  # and it dies here
+    scene.tables.outbox.add_message("page/1", MessageKind.PAGE, {"title": "t", "text": "x"})
+    assert scene.tables.outbox.claim_message(PEOPLE) is not None  # and it dies here
     assert not scene.post.deliver_one(*PEOPLE), "its claim still holds"
     scene.hurry()
     assert scene.post.deliver_one(*PEOPLE)
@@ -133,9 +135,9 @@ def test_without_a_channel_a_page_is_given_up_on_record(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AIRFLOW_CONN_KINTSUGI_APPRISE")
-    scene.tables.outbox.put("page/1", MessageKind.PAGE, {"title": "t", "text": "x"})
+    scene.tables.outbox.add_message("page/1", MessageKind.PAGE, {"title": "t", "text": "x"})
     assert scene.post.deliver_one(*PEOPLE)
-    ((key, error),) = scene.tables.outbox.undelivered()
+    ((key, error),) = scene.tables.outbox.read_undelivered()
     assert key == "page/1"
     assert error is not None
     assert "define the connection kintsugi_apprise" in error
@@ -143,7 +145,9 @@ def test_without_a_channel_a_page_is_given_up_on_record(
 
 def test_an_incident_becomes_its_trace(scene: Scene) -> None:
     incident = closed_incident(scene.tables.store)
-    scene.tables.outbox.put(f"trace/incident/{incident}", MessageKind.INCIDENT_TRACE, {"incident": incident})
+    scene.tables.outbox.add_message(
+        f"trace/incident/{incident}", MessageKind.INCIDENT_TRACE, {"incident": incident}
+    )
     assert scene.post.deliver_one(MessageKind.INCIDENT_TRACE)
     names = {span.name for span in scene.otlp.spans()}
     assert names == {"incident", "detect", "confirm"}
@@ -154,7 +158,7 @@ def test_an_incident_becomes_its_trace(scene: Scene) -> None:
 def test_a_trace_waits_for_a_backend_that_is_away(scene: Scene) -> None:
     incident = closed_incident(scene.tables.store)
     scene.otlp.refuse = True
-    scene.tables.outbox.put("trace/x", MessageKind.INCIDENT_TRACE, {"incident": incident})
+    scene.tables.outbox.add_message("trace/x", MessageKind.INCIDENT_TRACE, {"incident": incident})
     assert scene.post.deliver_one(MessageKind.INCIDENT_TRACE)
     assert scene.otlp.spans() == []
     scene.otlp.refuse = False
@@ -169,7 +173,9 @@ def test_an_ingested_file_becomes_its_trace(scene: Scene) -> None:
     with scene.tables.ledger.claim("trades/f.csv", '"e"', 10) as claim:
         assert claim is not None
         claim.finish(Tally(lines_done=3, read=2, accepted=2, produced=2), FileState.DONE)
-    scene.tables.outbox.put("trace/f", MessageKind.INGEST_TRACE, {"key": "trades/f.csv", "etag": '"e"'})
+    scene.tables.outbox.add_message(
+        "trace/f", MessageKind.INGEST_TRACE, {"key": "trades/f.csv", "etag": '"e"'}
+    )
     assert scene.post.deliver_one(MessageKind.INGEST_TRACE)
     assert [span.name for span in scene.otlp.spans()] == ["send trades"]
 
@@ -181,9 +187,11 @@ def test_the_end_of_an_incident_closes_the_marker_of_its_begin(scene: Scene) -> 
         "start": "2026-08-01T02:15:00+00:00",
         "begin_key": "m/begin",
     }
-    scene.tables.outbox.put("m/begin", MessageKind.MARKER, begin)
+    scene.tables.outbox.add_message("m/begin", MessageKind.MARKER, begin)
     assert scene.post.deliver_one(MessageKind.MARKER)
-    scene.tables.outbox.put("m/end", MessageKind.MARKER, {**begin, "end": "2026-08-01T02:16:00+00:00"})
+    scene.tables.outbox.add_message(
+        "m/end", MessageKind.MARKER, {**begin, "end": "2026-08-01T02:16:00+00:00"}
+    )
     assert scene.post.deliver_one(MessageKind.MARKER)
     assert [(request.method, request.path) for request in scene.honeycomb.requests] == [
         ("POST", "/1/markers/__all__"),
@@ -193,11 +201,11 @@ def test_the_end_of_an_incident_closes_the_marker_of_its_begin(scene: Scene) -> 
 
 def test_a_recovery_is_triggered_under_its_own_run_id(scene: Scene) -> None:
     body = {"node": "kafka-2", "run": "honeycomb__d-1__kafka-2", "reason": "A node is down"}
-    scene.tables.outbox.put("recovery/d-1/kafka-2", MessageKind.RECOVERY, body)
+    scene.tables.outbox.add_message("recovery/d-1/kafka-2", MessageKind.RECOVERY, body)
     assert scene.post.deliver_one(MessageKind.RECOVERY)
     conf = {"node": "kafka-2", "action": "auto", "dry_run": False}
     assert scene.triggered == [("recover_node", conf, "honeycomb__d-1__kafka-2")]
-    assert scene.tables.outbox.receipt("recovery/d-1/kafka-2") == {"run": "honeycomb__d-1__kafka-2"}
+    assert scene.tables.outbox.read_receipt("recovery/d-1/kafka-2") == {"run": "honeycomb__d-1__kafka-2"}
 
 
 def test_the_digest_is_put_once_for_a_day(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ def _turn_back(outbox: Outbox, key: str, by: timedelta) -> None:
 def test_a_key_is_said_once_also_by_two_at_the_same_time(tables: Tables) -> None:
     said: list[bool] = []
     threads = [
-        threading.Thread(target=lambda: said.append(tables.outbox.put("k", MessageKind.PAGE, BODY)))
+        threading.Thread(target=lambda: said.append(tables.outbox.add_message("k", MessageKind.PAGE, BODY)))
         for _ in range(8)
     ]
     for thread in threads:
@@ -36,29 +36,29 @@ def test_a_key_is_said_once_also_by_two_at_the_same_time(tables: Tables) -> None
 
 def test_a_message_is_given_to_one_deliverer_until_its_claim_ends(tables: Tables) -> None:
     outbox = tables.outbox
-    outbox.put("k", MessageKind.PAGE, BODY)
-    assert outbox.due() == {MessageKind.PAGE}
-    assert outbox.claim([MessageKind.DIGEST]) is None
-    first = outbox.claim([MessageKind.PAGE, MessageKind.DIGEST])
+    outbox.add_message("k", MessageKind.PAGE, BODY)
+    assert outbox.find_due_kinds() == {MessageKind.PAGE}
+    assert outbox.claim_message([MessageKind.DIGEST]) is None
+    first = outbox.claim_message([MessageKind.PAGE, MessageKind.DIGEST])
     assert first is not None
     assert (first.key, first.body, first.attempts) == ("k", BODY, 1)
-    assert outbox.claim([MessageKind.PAGE]) is None
-    assert outbox.due() == set()
+    assert outbox.claim_message([MessageKind.PAGE]) is None
+    assert outbox.find_due_kinds() == set()
     _turn_back(outbox, "k", CLAIM)  # its deliverer was killed
-    again = outbox.claim([MessageKind.PAGE])
+    again = outbox.claim_message([MessageKind.PAGE])
     assert again is not None
     assert again.attempts == 2
 
 
 def test_what_is_done_is_not_given_out_again_and_keeps_its_key(tables: Tables) -> None:
     outbox = tables.outbox
-    outbox.put("k", MessageKind.MARKER, BODY)
-    outbox.claim([MessageKind.MARKER])
-    outbox.done("k", {"id": "d1c84ec0"})
+    outbox.add_message("k", MessageKind.MARKER, BODY)
+    outbox.claim_message([MessageKind.MARKER])
+    outbox.mark_delivered("k", {"id": "d1c84ec0"})
     _turn_back(outbox, "k", timedelta(days=2))
-    assert outbox.claim([MessageKind.MARKER]) is None
-    assert outbox.receipt("k") == {"id": "d1c84ec0"}
-    assert not outbox.put("k", MessageKind.MARKER, BODY)
+    assert outbox.claim_message([MessageKind.MARKER]) is None
+    assert outbox.read_receipt("k") == {"id": "d1c84ec0"}
+    assert not outbox.add_message("k", MessageKind.MARKER, BODY)
     assert outbox.forget_old() == 0
     _turn_back(outbox, "k", timedelta(days=30))
     assert outbox.forget_old() == 1
@@ -66,27 +66,27 @@ def test_what_is_done_is_not_given_out_again_and_keeps_its_key(tables: Tables) -
 
 def test_a_failure_waits_and_keeps_what_was_reached(tables: Tables) -> None:
     outbox = tables.outbox
-    outbox.put("k", MessageKind.PAGE, BODY)
-    message = outbox.claim([MessageKind.PAGE])
+    outbox.add_message("k", MessageKind.PAGE, BODY)
+    message = outbox.claim_message([MessageKind.PAGE])
     assert message is not None
-    assert outbox.failed(message, "mail is away", {"a": "told"}) is False
-    assert outbox.claim([MessageKind.PAGE]) is None
-    assert outbox.undelivered() == [("k", "mail is away")]
+    assert outbox.record_failure(message, "mail is away", {"a": "told"}) is False
+    assert outbox.claim_message([MessageKind.PAGE]) is None
+    assert outbox.read_undelivered() == [("k", "mail is away")]
     _turn_back(outbox, "k", backoff(1))
-    again = outbox.claim([MessageKind.PAGE])
+    again = outbox.claim_message([MessageKind.PAGE])
     assert again is not None
     assert again.receipt == {"a": "told"}
 
 
 def test_what_has_expired_is_given_up_and_stays_on_record(tables: Tables) -> None:
     outbox = tables.outbox
-    outbox.put("k", MessageKind.RECOVERY, BODY)
+    outbox.add_message("k", MessageKind.RECOVERY, BODY)
     _turn_back(outbox, "k", timedelta(minutes=16))
-    message = outbox.claim([MessageKind.RECOVERY])
+    message = outbox.claim_message([MessageKind.RECOVERY])
     assert message is not None
-    assert outbox.failed(message, "Airflow is away") is True
-    assert outbox.due() == set()
-    assert outbox.undelivered() == [("k", "Airflow is away")]
+    assert outbox.record_failure(message, "Airflow is away") is True
+    assert outbox.find_due_kinds() == set()
+    assert outbox.read_undelivered() == [("k", "Airflow is away")]
 
 
 def test_the_pause_grows_to_five_minutes() -> None:

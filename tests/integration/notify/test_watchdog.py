@@ -57,14 +57,16 @@ class Stage:
         incident = self.store.open_incident(
             node, lease.token, role=Role.KAFKA, holder="watch/1", t0=now - timedelta(seconds=4), **times
         )
-        self.store.append(incident.id, lease.token, "confirm", "the host is lost", {"verdict": "host_lost"})
+        self.store.append_entry(
+            incident.id, lease.token, "confirm", "the host is lost", {"verdict": "host_lost"}
+        )
         if refused:
-            self.store.append(
+            self.store.append_entry(
                 incident.id, lease.token, "guard", f"refused: {refused}", {"refused": [refused]}
             )
         if outcome:
             self.store.close_incident(incident.id, lease.token, outcome, "it leads a partition")
-        self.store.release(node, lease.token)
+        self.store.release_lease(node, lease.token)
         return incident.id
 
 
@@ -136,7 +138,7 @@ def test_a_watchdog_that_is_killed_comes_back_and_tells_what_it_missed_once(stag
     outbox = Outbox(store_dsn(stage.plane.settings))
 
     def pages_left() -> list[str]:
-        return [key for key, _ in outbox.undelivered() if not key.startswith("marker/")]
+        return [key for key, _ in outbox.read_undelivered() if not key.startswith("marker/")]
 
     # What is being sent when the process is killed is told again when its claim has run out (test_outbox.py shows
     # that): a receiver has a page a moment before the outbox knows, so the kill waits until it does.

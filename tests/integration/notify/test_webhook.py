@@ -45,7 +45,7 @@ class Hook:
     def asked(self) -> list[str]:
         """The runs that the outbox will start."""
         runs = []
-        while message := self.outbox.claim([MessageKind.RECOVERY]):
+        while message := self.outbox.claim_message([MessageKind.RECOVERY]):
             runs.append(message.body["run"])
         return sorted(runs)
 

@@ -37,7 +37,7 @@ class Store:
     def record_fault(self, node: str, **data: Any) -> None:
         self.faults.append({"node": node, **data})
 
-    def desired(self, name: str) -> Any:
+    def read_desired(self, name: str) -> Any:
         return SimpleNamespace(value={"stopped": self.stopped}) if name == switch.CHAOS else None
 
     def check(self, *_: Any) -> None:

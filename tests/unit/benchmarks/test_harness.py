@@ -28,14 +28,14 @@ def test_the_journal_is_told_on_after_the_store_was_away() -> None:
     looks: list[int] = []
     told_twice = threading.Event()
 
-    def incidents(_: int) -> list[Incident]:
+    def read_incidents(_: int) -> list[Incident]:
         looks.append(len(looks))
         if len(looks) == 1:
             raise StoreUnavailable("connection refused")
         told_twice.set()
         return [INCIDENT]
 
-    context: Any = SimpleNamespace(store=SimpleNamespace(incidents=incidents))
+    context: Any = SimpleNamespace(store=SimpleNamespace(read_incidents=read_incidents))
     screen = io.StringIO()
     with tail_journal(context, T0, Console(file=screen, soft_wrap=True, highlight=False)):
         assert told_twice.wait(20)

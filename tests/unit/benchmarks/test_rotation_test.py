@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.rotation_test import describe_gaps, gaps_s
+from benchmarks.rotation_test import describe_gaps, measure_gaps_s
 from benchmarks.throughput.meters import StreamReading
 
 
@@ -11,19 +11,19 @@ def readings(*pairs: tuple[float, int]) -> list[StreamReading]:
 
 
 def test_a_gap_lasts_from_one_increase_to_the_next_and_the_longest_comes_first() -> None:
-    assert gaps_s(readings((0, 0), (1, 5), (2, 5), (7, 9), (8, 10))) == [6, 1, 1]
+    assert measure_gaps_s(readings((0, 0), (1, 5), (2, 5), (7, 9), (8, 10))) == [6, 1, 1]
 
 
 def test_time_without_a_reading_is_part_of_a_gap() -> None:
-    assert gaps_s(readings((0, 0), (1, 5), (9, 6))) == [8, 1]
+    assert measure_gaps_s(readings((0, 0), (1, 5), (9, 6))) == [8, 1]
 
 
 def test_the_time_after_the_last_increase_is_a_gap() -> None:
-    assert gaps_s(readings((0, 0), (1, 5), (4, 5), (6.5, 5))) == [5.5, 1]
+    assert measure_gaps_s(readings((0, 0), (1, 5), (4, 5), (6.5, 5))) == [5.5, 1]
 
 
 def test_without_a_reading_there_is_no_gap() -> None:
-    assert gaps_s([]) == []
+    assert measure_gaps_s([]) == []
 
 
 def test_the_report_counts_the_gaps_over_the_limit() -> None:

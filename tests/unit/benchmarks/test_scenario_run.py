@@ -151,7 +151,9 @@ def context(tmp_path: Any, done: Done, monkeypatch: pytest.MonkeyPatch) -> Any:
         return None
 
     monkeypatch.setattr("kintsugi.operations.readiness.readiness_gap", redundant)
-    store = SimpleNamespace(record_fault=lambda name, **_: done.append(f"record {name}"), faults=lambda _: [])
+    store = SimpleNamespace(
+        record_fault=lambda name, **_: done.append(f"record {name}"), read_faults=lambda _: []
+    )
     return SimpleNamespace(store=store, fleet=load_fleet(), settings=SimpleNamespace(control=tmp_path))
 
 
@@ -260,7 +262,7 @@ def test_a_store_that_was_killed_is_waited_for(context: Any) -> None:
             raise failure
         return []
 
-    context.store.faults = faults
+    context.store.read_faults = faults
     (row,) = run(context, HELD)
     assert row["as_designed"], row["outcome"]
 

@@ -54,7 +54,7 @@ def test_a_protected_node_is_never_picked_and_the_seed_still_decides() -> None:
 def test_the_guards_are_asked_right_before_the_plug_is_pulled(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     platform = SimpleNamespace(power_off=said.append, lose_volume=said.append)
-    store = SimpleNamespace(record_fault=lambda *_, **__: None, desired=lambda _: None)
+    store = SimpleNamespace(record_fault=lambda *_, **__: None, read_desired=lambda _: None)
     context: Any = SimpleNamespace(fleet=FLEET, store=store, platform=lambda: platform)
 
     def refuses(_: Any, fault: Any, names: Any) -> None:
@@ -76,7 +76,7 @@ def test_the_guards_are_asked_right_before_the_plug_is_pulled(monkeypatch: pytes
 def powerless(*, running: bool = False, disk: bool = True, incidents: int = 0, lease: object = None) -> Any:
     on: list[str] = []
     platform = SimpleNamespace(running=lambda _: running, volume_exists=lambda _: disk, power_on=on.append)
-    store = SimpleNamespace(incidents=lambda *_, **__: [1] * incidents, lease=lambda _: lease)
+    store = SimpleNamespace(read_incidents=lambda *_, **__: [1] * incidents, read_lease=lambda _: lease)
     return SimpleNamespace(platform=lambda: platform, store=store, on=on)
 
 

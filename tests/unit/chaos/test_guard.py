@@ -115,7 +115,7 @@ class Store:
     found: list[Any] = field(default_factory=list)
     away: bool = False
 
-    def desired(self, key: str) -> Desired | None:
+    def read_desired(self, key: str) -> Desired | None:
         if self.away:
             raise StoreUnavailable("connection refused")
         return Desired(key, self.values[key], 1) if key in self.values else None
@@ -123,16 +123,16 @@ class Store:
     def set_desired(self, key: str, value: Any) -> None:
         self.values[key] = value
 
-    def lease(self, name: str) -> None:
+    def read_lease(self, name: str) -> None:
         return None
 
-    def maintenance(self, name: str = "*") -> list[str]:
+    def read_maintenance(self, name: str = "*") -> list[str]:
         return []
 
     def pending_repairs(self) -> dict[str, datetime]:
         return self.pending
 
-    def incidents(self, limit: int = 50, **_: Any) -> list[Any]:
+    def read_incidents(self, limit: int = 50, **_: Any) -> list[Any]:
         if self.away:
             raise StoreUnavailable("connection refused")
         return self.found

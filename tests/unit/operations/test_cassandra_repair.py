@@ -62,11 +62,11 @@ class Doors:
     def end_comparison(self, number: int, differed: int | None = None, *, failure: str | None = None) -> None:
         self.record.append((number, differed, failure))
 
-    def incidents(self, *, open_only: bool) -> list[Any]:
+    def read_incidents(self, *, open_only: bool) -> list[Any]:
         assert open_only
         return self.opened
 
-    def deployments(self) -> list[Any]:
+    def read_deployments(self) -> list[Any]:
         return self.rolled
 
 

@@ -33,7 +33,7 @@ class Book:
     ) -> Lease:
         return Lease(node, holder, 7, datetime.now(UTC))
 
-    def renew(self, node: str, token: int, ttl_s: float) -> None:
+    def renew_lease(self, node: str, token: int, ttl_s: float) -> None:
         assert (node, token, ttl_s) == ("kafka-2", 7, context_module.LEASE_S)
         self.renewed += 1
         if self.renewed >= 3:
@@ -42,7 +42,7 @@ class Book:
         if failure is not None:
             raise failure
 
-    def append(self, incident: str, token: int, step: str, message: str, data: dict[str, Any]) -> None:
+    def append_entry(self, incident: str, token: int, step: str, message: str, data: dict[str, Any]) -> None:
         self.lines.append((message, data.get("mark")))
 
 
@@ -87,7 +87,7 @@ def test_the_journal_tells_how_a_step_ended(end: BaseException) -> None:
 
 def test_a_step_proves_before_each_act_that_its_incident_is_open() -> None:
     class Closed(Book):
-        def check(self, node: str, token: int, *, incident: str | None) -> None:
+        def check_lease(self, node: str, token: int, *, incident: str | None) -> None:
             assert (node, token, incident) == ("kafka-2", 7, KAFKA_2.incident)
             raise IncidentClosed("it is closed")
 

@@ -27,7 +27,7 @@ class Recorder:
         self.said.append(f"lease {node}")
         return SimpleNamespace(token=5)
 
-    def release(self, node: str, token: int) -> None:
+    def release_lease(self, node: str, token: int) -> None:
         self.said.append(f"release {node} {token}")
 
     def set_maintenance(self, scope: str, *, reason: str, user: str, until: datetime) -> None:

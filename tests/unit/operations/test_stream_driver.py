@@ -32,10 +32,10 @@ class Doors:
         ]
         monkeypatch.setattr(stream_driver, "control_driver", self._control)
 
-    def desired(self, key: str) -> Desired | None:
+    def read_desired(self, key: str) -> Desired | None:
         return None if self._wanted is None else Desired(key, self._wanted, 1)
 
-    def incidents(self, limit: int, *, open_only: bool) -> list[Any]:
+    def read_incidents(self, limit: int, *, open_only: bool) -> list[Any]:
         return self._incidents
 
     def _control(self, context: Any, verb: str) -> str:

@@ -158,7 +158,7 @@ class OpenAttempt:
     def node(self, ref: RecoveryRef) -> Any:
         return NODE
 
-    def incident(self, _id: str) -> Any:
+    def read_incident(self, _id: str) -> Any:
         is_open = not self.withdrawals
         return SimpleNamespace(id="i-1", attempt_of=lambda _holder: self.action if is_open else None)
 

@@ -47,10 +47,10 @@ class Doors:
         ]
         self.store, self.token, self.note, self.said = self, 7, self.notes.append, self.said_since
 
-    def incident(self, _: str) -> Any:
+    def read_incident(self, _: str) -> Any:
         return self.own
 
-    def incidents(self) -> list[Any]:
+    def read_incidents(self) -> list[Any]:
         return [*self.others, self.own]
 
     def pending_repairs(self) -> list[str]:

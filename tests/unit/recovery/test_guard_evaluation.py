@@ -36,7 +36,7 @@ class Doors:
     def store(self) -> Doors:
         return self
 
-    def incident(self, _id: str) -> Incident:
+    def read_incident(self, _id: str) -> Incident:
         return self.incident_
 
     def repair_budget(self, _id: str) -> None:

@@ -19,7 +19,7 @@ SECRET = "would you like to play a game"
 class Outbox:
     """Takes everything, as Postgres would: what it can't hold is an error there too."""
 
-    def put(self, key: str, kind: Any, body: dict[str, Any]) -> bool:
+    def add_message(self, key: str, kind: Any, body: dict[str, Any]) -> bool:
         text = json.dumps(body, ensure_ascii=False)
         text.encode()
         assert "\\u0000" not in text

@@ -52,16 +52,16 @@ class World:
 
     # --- the store
 
-    def incidents(self, limit: int, *, open_only: bool = False) -> list[Incident]:
+    def read_incidents(self, limit: int, *, open_only: bool = False) -> list[Incident]:
         return [one for one in self.incidents_ if one.closed_at is None or not open_only]
 
-    def lease(self, node: str) -> Any:
+    def read_lease(self, node: str) -> Any:
         return SimpleNamespace(holder=self.held) if self.held else None
 
     def give_back(self, node: str, holder: str) -> None:
         self.given_back.append((node, holder))
 
-    def maintenance(self, node: str) -> list[Any]:
+    def read_maintenance(self, node: str) -> list[Any]:
         return []
 
     # --- Airflow
