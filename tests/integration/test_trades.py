@@ -11,15 +11,14 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
-from kintsugi.core.settings import BUCKET, DEAD_LETTER_TOPIC, TOPIC, load_settings
+from kintsugi.core.settings import BUCKET, DEAD_LETTER_TOPIC, TOPIC
 from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.db.ledger_entry import FileState
 from kintsugi.notify import dead_letter_collector
@@ -32,16 +31,14 @@ from kintsugi.pipeline.ingest.replay import Schedule, replay_files, select_files
 from kintsugi.pipeline.kafka_producer import open_producer
 from kintsugi.pipeline.object_listing import list_own_trade_files, list_waiting_files
 from kintsugi.pipeline.reconcile.topic_identities import read_identities
-from kintsugi.pipeline.stream import baselines, submission
+from kintsugi.pipeline.stream import baselines
 from kintsugi.pipeline.trade_identity import SYNTHETIC_SYMBOL
 from kintsugi.sampledata.generator import GeneratedDay, generate_day
-from tests.integration import servers
 from tests.integration.pipeline import Pipeline, running, s3_client
 from tests.integration.servers import wait_until
+from tests.integration.spark_driver import NET, REPOSITORY, Driver, build_baseline
 
-REPOSITORY = Path(__file__).parents[2]
 DAY = date(2024, 10, 8)
-NET = "127.31.90"
 TRADES = 4000
 
 
@@ -178,67 +175,9 @@ def test_of_two_ingesters_of_one_file_one_works(pipeline: Pipeline) -> None:
     assert done[0].tally.produced == 500
 
 
-class Driver:
-    """A streaming driver on a Spark of its own."""
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        self.checkpoint = pipeline.folder / "checkpoint"
-        self.log = pipeline.folder / "driver.log"
-        self.command = submission.submit_command(
-            master="local[1]", driver_host=f"{NET}.4", bootstrap=pipeline.bootstrap,
-            contact_points=pipeline.contact_points, checkpoint=self.checkpoint,
-            jars=load_settings().jars("spark"),
-            application=REPOSITORY / "spark_apps" / "stream_trades.py",
-            py_files=submission.write_package(pipeline.folder / "kintsugi.zip"),
-        )  # fmt: skip
-        self.env = {**os.environ, "SPARK_LOCAL_IP": f"{NET}.4", "PYSPARK_PYTHON": sys.executable}
-
-    def start(self) -> subprocess.Popen[bytes]:
-        with self.log.open("ab") as out:
-            return subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *self.command], stdout=out, stderr=out, env=self.env
-            )
-
-    def wait_until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
-        """Like `servers.wait_until`; a failure shows the end of the driver's log."""
-        try:
-            servers.wait_until(condition, seconds, what, interval=0.5)
-        except AssertionError as error:
-            raise AssertionError(f"{error}; the driver said:\n{self.log.read_text()[-6000:]}") from None
-
-
 @pytest.fixture(scope="module")
 def driver(pipeline: Pipeline) -> Driver:
     return Driver(pipeline)
-
-
-def build_baseline(pipeline: Pipeline, driver: Driver, day: GeneratedDay) -> str:
-    """Run the application on the day's end-of-day file; returns what it printed."""
-    key = f"eod/{day.eod_files[0].name}"
-    pipeline.put(key, day.eod_files[0].read_bytes())
-    fleet = pipeline.folder / "fleet.yaml"
-    nodes = [{"name": "cassandra-1", "role": "cassandra", "address": pipeline.contact_points[0]}]
-    plane = {"address": f"{NET}.2", "airflow_port": 1, "postgres_port": 5432, "s3_port": 9000, "log_port": 1}
-    document = {"name": "t", "environment": "local", "ssh_port": 1, "control_plane": plane, "nodes": nodes}
-    fleet.write_text(json.dumps(document))
-    connection = {
-        "conn_type": "aws", "login": "kintsugi", "password": "kintsugi-test",
-        "extra": {"endpoint_url": pipeline.s3.meta.endpoint_url},
-    }  # fmt: skip
-    command = [
-        driver.command[0], "--master", "local[1]", "--py-files", str(pipeline.folder / "kintsugi.zip"),
-        *(f"--conf={name}={value}" for name, value in submission.BATCH_CONFIGURATION.items()),
-        f"--conf=spark.driver.host={NET}.4", f"--conf=spark.driver.bindAddress={NET}.4",
-        str(REPOSITORY / "spark_apps" / "build_baseline.py"), key,
-    ]  # fmt: skip
-    env = {
-        **driver.env,
-        "KINTSUGI_FLEET": str(fleet),
-        "AIRFLOW_CONN_KINTSUGI_S3_INGEST": json.dumps(connection),
-    }
-    done = subprocess.run(command, env=env, check=False, timeout=240, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 def test_an_end_of_day_file_becomes_a_baseline_and_is_done_once(

@@ -1,69 +1,40 @@
+"""Which guard refuses which action, in which words, and who may open it."""
+
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import timedelta
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from kintsugi.core.fleet import Role
-from kintsugi.core.incident import Action, RepairBudget
+from kintsugi.core.incident import Action
 from kintsugi.core.observation import NodeView, ProbeResult, ServiceProcess
-from kintsugi.recovery.common_cause import OtherNode, Starvation
-from kintsugi.recovery.guard_model import CassandraFacts, Guard, GuardFacts, KafkaFacts, Limits, ReplicaCounts
+from kintsugi.recovery.common_cause import Starvation
+from kintsugi.recovery.guard_model import Guard, GuardFacts, Limits, ReplicaCounts
 from kintsugi.recovery.guards import evaluate_action
-from tests.fixtures_guard_facts import UNUSED_BUDGET, cassandra_facts, kafka_facts, spark_facts
-
-NOW = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
-RESTART, NODE, BOTH, BACK = Action.RESTART, Action.REBUILD_NODE, Action.REBUILD, Action.ROLL_BACK
-
-
-def ago(seconds: float) -> datetime:
-    return NOW - timedelta(seconds=seconds)
-
-
-DEAD: Any = {
-    "observed_at": ago(1),
-    "service": ProbeResult.REFUSED,
-    "ssh": ProbeResult.REFUSED,
-    "last_seen_at": ago(6),
-    "first_failed_at": ago(5.5),
-}
-CASSANDRA = cassandra_facts(NOW, **DEAD)
-KAFKA = kafka_facts(NOW, **DEAD)
-SPARK = spark_facts(NOW, **DEAD)
-HUNG = replace(CASSANDRA, service=ProbeResult.TIMEOUT, ssh=ProbeResult.OK, running=True)
-STUCK = NodeView(ServiceProcess(7, 1), 9.0, listening=True, connected=True, answer=ProbeResult.TIMEOUT)
-ENDED = NodeView(None, None, listening=False, connected=False, answer=ProbeResult.REFUSED)
-MISPLACED = NodeView(
-    ServiceProcess(7, 1),
-    9.0,
-    listening=False,
-    connected=False,
-    answer=ProbeResult.REFUSED,
-    elsewhere=("a:1",),
+from tests.fixtures_guard_facts import UNUSED_BUDGET
+from tests.unit.recovery.guard_cases import (
+    ALONE,
+    BACK,
+    BOTH,
+    CASSANDRA,
+    ENDED,
+    EVERY,
+    HUNG,
+    KAFKA,
+    MISPLACED,
+    NODE,
+    NOW,
+    RESTART,
+    SPARK,
+    STUCK,
+    WELL,
+    ago,
+    cassandra,
+    kafka,
+    ledger,
+    silent,
 )
-WELL = OtherNode("cassandra-3", Role.CASSANDRA, answers=True)
-
-
-def silent(seconds: float) -> OtherNode:
-    return OtherNode("cassandra-1", Role.CASSANDRA, answers=False, running=True, silent_since=ago(seconds))
-
-
-def kafka(**changes: Any) -> GuardFacts:
-    assert KAFKA.kafka is not None
-    return replace(KAFKA, kafka=replace(KAFKA.kafka, **changes))
-
-
-def cassandra(**changes: Any) -> GuardFacts:
-    assert CASSANDRA.cassandra is not None
-    return replace(CASSANDRA, cassandra=replace(CASSANDRA.cassandra, **changes))
-
-
-def ledger(facts: GuardFacts = CASSANDRA, **changes: Any) -> GuardFacts:
-    return facts.with_ledger(replace(UNUSED_BUDGET, **changes))
 
 
 @pytest.mark.parametrize("facts", [CASSANDRA, KAFKA, SPARK], ids=lambda facts: facts.node)
@@ -73,7 +44,6 @@ def test_a_dead_node_in_a_calm_fleet_may_be_repaired_in_any_way(facts: GuardFact
     assert evaluate_action(action, facts).allowed
 
 
-ALONE = {"trades-1": ReplicaCounts(frozenset({1}), frozenset())}
 REFUSALS = [
     # what is known, what is to be done, and the only guard that refuses it
     (
@@ -324,9 +294,6 @@ def test_auto_is_not_an_action() -> None:
     assert not evaluate_action(Action.AUTO, CASSANDRA).allowed
 
 
-EVERY = frozenset(Guard)
-
-
 def test_a_person_opens_every_gate_but_the_one_against_a_wrong_kill() -> None:
     worst = replace(kafka(partitions=ALONE, current=0), protected=True, sick=9, ledger=None)
     assert evaluate_action(BOTH, worst, approved=EVERY).allowed
@@ -341,105 +308,3 @@ def test_a_person_opens_no_gate_that_was_not_asked_about() -> None:
     assert evaluate_action(BOTH, ledger(repairs_of_node=7), approved=asked.gates).allowed
     by_now = replace(ledger(repairs_of_node=6), sick=8)
     assert evaluate_action(BOTH, by_now, approved=asked.gates).gates == {Guard.BREAKER}
-
-
-maybe_time = st.none() | st.floats(0, 20).map(ago)
-any_facts = st.builds(
-    GuardFacts,
-    node=st.just("kafka-1"),
-    role=st.sampled_from(Role),
-    at=st.just(NOW),
-    observed_at=maybe_time,
-    service=st.none() | st.sampled_from(ProbeResult),
-    ssh=st.none() | st.sampled_from(ProbeResult),
-    last_seen_at=maybe_time,
-    first_failed_at=maybe_time,
-    volume_intact=st.sampled_from([None, True, False]),
-    fleet_size=st.none() | st.just(9),
-    sick=st.none() | st.integers(0, 9),
-    protected=st.sampled_from([None, True, False]),
-    running=st.sampled_from([None, True, False]),
-    planned=st.booleans(),
-    view=st.sampled_from([NodeView(), STUCK, ENDED, MISPLACED, replace(STUCK, answer=ProbeResult.OK)]),
-    others=st.lists(st.sampled_from([WELL, silent(6), silent(50), replace(silent(6), running=False)])).map(
-        tuple
-    ),
-    starvation=st.none() | st.builds(Starvation, st.just("starved"), st.floats(-20, 20).map(ago)),
-    ledger=st.none()
-    | st.builds(
-        RepairBudget,
-        maintenance=st.sampled_from([(), ("upgrade",)]),
-        repairs_of_node=st.integers(0, 8),
-        repairs_of_fleet=st.integers(0, 32),
-        pending=st.sampled_from([frozenset(), frozenset({"kafka-2"})]),
-        role_attempts=st.sampled_from([{}, {"kafka-2": ago(10)}, {"kafka-2": ago(70)}]),
-    ),
-    kafka=st.none()
-    | st.builds(
-        KafkaFacts,
-        node_id=st.just(1),
-        partitions=st.none()
-        | st.dictionaries(
-            st.sampled_from(["t-0", "t-1"]),
-            st.builds(ReplicaCounts, st.frozensets(st.integers(1, 3)), st.frozensets(st.integers(1, 3))),
-        ),
-        live=st.none() | st.frozensets(st.integers(1, 3)),
-        voters=st.none() | st.just(3),
-        current=st.none() | st.integers(0, 2),
-    ),
-    cassandra=st.none()
-    | st.builds(CassandraFacts, st.none() | st.integers(1, 3), st.none() | st.integers(0, 2)),
-)
-
-
-@given(any_facts, st.sampled_from([RESTART, NODE, BOTH]), st.booleans())
-def test_no_facts_allow_to_kill_a_live_node(facts: GuardFacts, action: Action, approved: bool) -> None:
-    """Whoever approves: what anybody heard within 5 s is killed only where its platform knows that it is dead."""
-    if not evaluate_action(action, facts, approved=EVERY if approved else ()).allowed:
-        return
-    if action is RESTART and (facts.planned or facts.process_ended or facts.proven_dead):
-        return  # somebody asked for it, or there is nothing to kill
-    assert facts.service not in (None, ProbeResult.OK)
-    assert facts.view.answer is not ProbeResult.OK
-    if facts.running is not False and not facts.stuck and not facts.view.misplaced:
-        assert facts.silent_since is not None
-        assert facts.at - facts.silent_since > timedelta(seconds=5)
-
-
-@given(any_facts, st.sampled_from([RESTART, BACK, NODE, BOTH]))
-def test_no_facts_allow_to_kill_what_runs_while_a_common_cause_is_likely(
-    facts: GuardFacts, action: Action
-) -> None:
-    ends_nothing = facts.proven_dead or (action is RESTART and facts.process_ended)
-    if facts.common_cause() is None or ends_nothing or (action is BACK and facts.process_ended):
-        return
-    assert Guard.COMMON_CAUSE in evaluate_action(action, facts).gates
-
-
-@given(any_facts)
-def test_no_facts_allow_to_destroy_the_last_copy(facts: GuardFacts) -> None:
-    if not evaluate_action(BOTH, facts).allowed:
-        return
-    if facts.role is Role.KAFKA:
-        assert facts.kafka is not None
-        assert facts.kafka.partitions is not None
-        assert facts.kafka.live is not None
-        for copies in facts.kafka.partitions.values():
-            assert (copies.in_sync | copies.eligible) & (facts.kafka.live - {1})
-        assert (facts.kafka.current or 0) >= 2
-    if facts.role is Role.CASSANDRA:
-        assert facts.cassandra is not None
-        assert (facts.cassandra.replication or 0) >= 2
-        assert facts.cassandra.others_down == 0
-
-
-@given(any_facts)
-def test_knowing_less_never_allows_to_destroy_more(facts: GuardFacts) -> None:
-    for unknown in ("observed_at", "service", "protected", "ledger"):
-        assert not evaluate_action(BOTH, replace(facts, **{unknown: None})).allowed  # type: ignore[arg-type]
-
-
-@given(any_facts)
-def test_who_may_destroy_the_volume_may_destroy_the_node(facts: GuardFacts) -> None:
-    if evaluate_action(BOTH, facts).allowed:
-        assert evaluate_action(NODE, facts).allowed

@@ -6,7 +6,7 @@ any part may be missing. Destroying is carried out in the model, and checked aga
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -29,57 +29,10 @@ from kintsugi.recovery.diagnosis import diagnose_node
 from kintsugi.recovery.escalation import MOST_ATTEMPTS, decide_action
 from kintsugi.recovery.guard_model import CassandraFacts, Guard, GuardFacts, KafkaFacts, ReplicaCounts
 from kintsugi.recovery.guards import evaluate_action
+from tests.unit.recovery.server_model import Server
 
 SILENCE = timedelta(seconds=5)
 SIZE = 2**30
-
-
-@dataclass
-class Server:
-    """The truth about one node. ``held``: which records its disk has; the newest is the last."""
-
-    name: str
-    role: Role
-    process: str = "up"  # up, down, hung
-    host: str = "up"  # up, off, silent
-    disk: bool = True
-    full: bool = False
-    damaged: bool = False
-    seen_from_us: bool = True
-    refused: bool = False  # what doesn't see us doesn't stay silent: a firewall refuses in its place
-    stalled: bool = False  # it runs, and answers nobody for a while
-    last_seen_at: datetime = field(default_factory=lambda: datetime(2026, 8, 1, tzinfo=UTC))
-    held: set[int] = field(default_factory=set)
-    attempts: list[Action] = field(default_factory=list)
-    failed_at: datetime | None = None
-    repairs: list[datetime] = field(default_factory=list)
-    unasked: list[datetime] = field(default_factory=list)  # those of the repairs that no person approved
-    insisted: int = 0  # attempts of this incident that a person asked for, knowing what spoke against them
-
-    @property
-    def serves(self) -> bool:
-        well = self.disk and not (self.full or self.damaged or self.stalled)
-        return self.process == "up" and self.host == "up" and well
-
-    @property
-    def runs(self) -> bool:
-        """The platform's answer: a frozen host runs, one that is off does not."""
-        return self.host != "off"
-
-    def answer(self, alive: bool) -> ProbeResult:
-        if not self.seen_from_us:
-            return ProbeResult.REFUSED if self.refused else ProbeResult.TIMEOUT
-        if self.host == "silent":
-            return ProbeResult.TIMEOUT
-        return ProbeResult.OK if alive and self.host == "up" else ProbeResult.REFUSED
-
-    @property
-    def service_answer(self) -> ProbeResult:
-        if self.seen_from_us and (self.process == "hung" or self.stalled) and self.host == "up":
-            return ProbeResult.TIMEOUT
-        return self.answer(self.serves)
-
-
 FLEET_SIZE = 9  # the other roles stay well, so the breaker leaves these rules to themselves
 numbers = st.sampled_from([1, 2, 3])
 faults = st.sampled_from(

@@ -1,0 +1,122 @@
+"""Incidents and their journals against a real Postgres: one open incident a node, fenced writes, marks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from kintsugi.core.errors import GuardRefused, IncidentClosed, KintsugiError, StaleTokenError
+from kintsugi.core.fleet import Role
+from kintsugi.core.incident import Action, Outcome, Phase
+from kintsugi.db.store import Store
+from tests.integration.db.store_steps import NOW, begin, lapse, opened
+
+
+def test_a_second_recoverer_continues_the_open_incident(store: Store) -> None:
+    incident, _ = opened(store, holder="run-1")
+    lapse(store, incident.node)
+    continued, _ = opened(store, holder="run-2")
+    assert continued.id == incident.id
+    assert continued.holder == "run-2"
+    assert len(store.read_incidents()) == 1
+
+
+def test_a_closed_incident_is_not_continued(store: Store) -> None:
+    incident, token = opened(store)
+    store.close_incident(incident.id, token, Outcome.HEALED, "well again")
+    assert store.read_incidents(node=incident.node, open_only=True) == []
+    later, _ = opened(store)
+    assert later.id != incident.id
+    assert [found.id for found in store.read_incidents()] == [later.id, incident.id]
+    assert [found.id for found in store.read_incidents(open_only=True)] == [later.id]
+    assert store.read_incidents(node="kafka-1") == []
+
+
+def test_the_journal_keeps_order_and_writes_a_key_once(store: Store) -> None:
+    incident, token = opened(store)
+    assert store.append_entry(incident.id, token, "confirm", "gone", {"verdict": "host_lost"}, key="confirm")
+    assert not store.append_entry(incident.id, token, "confirm", "gone, said twice", key="confirm")
+    assert store.append_entry(incident.id, token, "plan", "planned")
+    entries = store.read_incident(incident.id).entries
+    assert [(entry.step, entry.message, entry.data) for entry in entries] == [
+        ("confirm", "gone", {"verdict": "host_lost"}),
+        ("plan", "planned", {}),
+    ]
+
+
+def test_a_stale_token_writes_nothing(store: Store) -> None:
+    incident, stale = opened(store)
+    lapse(store, incident.node)
+    store.acquire_lease(incident.node, "run-2", 60)
+    writes: list[Callable[[], Any]] = [
+        lambda: store.append_entry(incident.id, stale, "plan", "planned"),
+        lambda: store.set_mark(incident.id, stale, "redundant_at"),
+        lambda: store.close_incident(incident.id, stale, Outcome.HEALED, "well"),
+        lambda: begin(store, incident, stale, Action.REBUILD),
+        lambda: store.open_incident(
+            incident.node, stale, role=Role.CASSANDRA, holder="run-1", first_failed_at=NOW, detected_at=NOW
+        ),
+    ]
+    for write in writes:
+        with pytest.raises(StaleTokenError):
+            write()
+    assert store.read_incident(incident.id) == incident
+
+
+def test_marks_are_set_once_and_lead_to_durations(store: Store) -> None:
+    incident, token = opened(store)
+    redundant = NOW + timedelta(seconds=20)
+    store.set_mark(incident.id, token, "t0", NOW - timedelta(seconds=5))
+    store.set_mark(incident.id, token, "redundant_at", redundant)
+    store.set_mark(incident.id, token, "redundant_at", NOW + timedelta(seconds=99))
+    found = store.read_incident(incident.id)
+    assert (found.redundant_at, found.repair_s, found.detect_s) == (redundant, 25.0, 4.0)
+    assert Phase.DETECT in found.phases()
+
+
+def test_closing_twice_is_once_and_another_outcome_is_refused(store: Store) -> None:
+    incident, token = opened(store)
+    closed = store.close_incident(incident.id, token, Outcome.HEALED, "well again")
+    store.release_lease(incident.node, token)
+    assert store.close_incident(incident.id, token, Outcome.HEALED, "said twice") == closed
+    with pytest.raises(GuardRefused, match="closed as healed"):
+        store.close_incident(incident.id, token, Outcome.FAILED, "no")
+
+
+def test_an_unknown_incident_is_named(store: Store) -> None:
+    with pytest.raises(KintsugiError, match="no incident kafka-9-x"):
+        store.read_incident("kafka-9-x")
+
+
+def test_journals_of_many_incidents_are_not_mixed_up(store: Store) -> None:
+    for node in ("kafka-1", "cassandra-1"):
+        incident, token = opened(store, node)
+        store.append_entry(incident.id, token, "confirm", f"about {node}")
+    assert [(found.node, found.entries[0].message) for found in store.read_incidents()] == [
+        ("cassandra-1", "about cassandra-1"),
+        ("kafka-1", "about kafka-1"),
+    ]
+
+
+def test_no_act_is_allowed_for_an_incident_that_is_closed(store: Store) -> None:
+    incident, token = opened(store)
+    store.check_lease("cassandra-1", token, incident=incident.id)
+    store.close_incident(incident.id, token, Outcome.HEALED, "it serves")
+    with pytest.raises(IncidentClosed, match=incident.id):
+        store.check_lease("cassandra-1", token, incident=incident.id)
+    with pytest.raises(IncidentClosed):
+        begin(store, incident, token, Action.REBUILD)
+    assert store.pending_repairs() == {}
+
+
+def test_a_task_cleared_long_after_its_run_does_not_even_take_the_lease(store: Store) -> None:
+    incident, token = opened(store, holder="watch/1")
+    store.close_incident(incident.id, token, Outcome.HEALED, "it serves")
+    store.release_lease("cassandra-1", token)
+    with pytest.raises(IncidentClosed):
+        store.acquire_lease("cassandra-1", "watch/1", 60, fresh_token=True, incident=incident.id)
+    assert store.read_lease("cassandra-1") is None
+    assert store.acquire_lease("cassandra-1", "watch/2", 60).token == token + 1
