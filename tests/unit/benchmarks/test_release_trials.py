@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.release_trials import TRIALS, Trial
-from kintsugi.core.settings import REPOSITORY
+from kintsugi.core.fleet import REPOSITORY
 
 
 @pytest.mark.parametrize("trial", TRIALS, ids=lambda trial: trial.name)
