@@ -1,6 +1,6 @@
 # Every target is one line of `kintsugi` or of a tool; `make help` lists them. A subcommand has the name of its target.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock sbom scan demo up unpause down docker-up docker-down status incident recreate-cluster sequential-recovery bench soak-kill fault-matrix chaos-campaign stall-test chaos-stop chaos-resume mttr crash-test false-positive-test release-trials rotation-test rotate-secrets reconcile signals test lint test-unit test-integration test-e2e test-system test-browser screenshots clean
+.PHONY: help setup lock sbom scan demo up unpause down docker-up docker-down status incident recreate-cluster sequential-recovery bench soak-kill fault-matrix chaos-campaign stall-test chaos-stop chaos-resume mttr crash-test false-positive-test release-trials rotation-test rotate-secrets backup restore reconcile signals test lint test-unit test-integration test-e2e test-system test-browser screenshots clean
 
 BIN := .venv/bin
 KINTSUGI := $(BIN)/python -m kintsugi.cli
@@ -90,6 +90,12 @@ rotation-test:  ## renew certificates and passwords at 1,000 trades a second, an
 
 rotate-secrets:  ## renew certificates and passwords, and roll them out node by node
 	@$(KINTSUGI) rotate-secrets
+
+backup:  ## back up the control plane to S3, encrypted; it runs each night by itself
+	@$(KINTSUGI) backup
+
+restore: setup  ## restore a lost control plane from a backup (BACKUP=<time>, DIRECTORY=<copy of the bucket>)
+	@$(KINTSUGI) restore $(if $(BACKUP),--backup "$(BACKUP)") $(if $(DIRECTORY),--directory "$(DIRECTORY)")
 
 reconcile:  ## check that every trade is stored once, and every derived row is right (REPAIR=1 corrects rows)
 	@$(KINTSUGI) reconcile $(if $(REPAIR),--repair)

@@ -258,6 +258,28 @@ def rotate_secrets(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+def backup(options: argparse.Namespace, settings: Settings) -> int:
+    """Back up the control plane to S3, encrypted: databases, secrets, releases, Terraform's state."""
+    from kintsugi.installation.backup import back_up  # start-up
+
+    print(back_up(settings))
+    return 0
+
+
+def restore(options: argparse.Namespace, settings: Settings) -> int:
+    """Restore the control plane from a backup, on a machine that has lost it; nodes that run are left alone."""
+    from kintsugi.installation.backup_place import DirectoryPlace  # start-up
+    from kintsugi.installation.restore import restore as restore_control_plane  # start-up
+
+    source = DirectoryPlace(options.directory) if options.directory else None
+    print(restore_control_plane(settings, backup=options.backup, source=source))
+    print(
+        "next: `make up`, which starts the control plane and takes over the nodes that run. After it: "
+        "`make status`, and trigger anti_entropy if a node was recovered after the backup"
+    )
+    return 0
+
+
 def release(options: argparse.Namespace, settings: Settings) -> int:
     """Build, list, show or compare releases, or show drift."""
     from kintsugi.releases.command import main  # start-up
@@ -277,8 +299,17 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="stay in the foreground; SIGTERM stops the control plane (for a container)",
     )
-    for command in (unpause, down, artifacts):
+    for command in (unpause, down, artifacts, backup):
         add_command(commands, command)
+    restore_parser = add_command(commands, restore)
+    restore_parser.add_argument(
+        "--backup", help="id of the backup, its time; default: the newest complete one"
+    )
+    restore_parser.add_argument(
+        "--directory",
+        type=Path,
+        help="directory that holds backups/, a copy of the bucket; default: the bucket",
+    )
     reconcile_parser = add_command(commands, reconcile)
     reconcile_parser.add_argument(
         "--wait",

@@ -26,6 +26,7 @@ EXPECTED = {
     "check_drift",
     "rotate_secrets",
     "anti_entropy",
+    "back_up_control_plane",
     "expire_archives",
     "digest",
     "maintenance",
@@ -40,6 +41,7 @@ def test_every_file_imports(dag_bag: Any) -> None:
 
 TASKS = {
     "anti_entropy": {"compare"},
+    "back_up_control_plane": {"back_up"},
     "build_baseline": {"new_file", "package", "statistics"},
     "chaos_switch": {"switch"},
     "check_drift": {"compare"},

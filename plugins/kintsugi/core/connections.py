@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 S3_IN_TIME_S = 2
 S3_CONNECTION = "kintsugi_s3"
 DATA_CONNECTION = "kintsugi_data"
+BACKUP_CONNECTION = "kintsugi_backup"
 CASSANDRA_CONNECTION = "kintsugi_cassandra"
 PATH_STYLE: dict[str, Any] = {"s3": {"addressing_style": "path"}}
 TIMEOUTS: dict[str, Any] = {

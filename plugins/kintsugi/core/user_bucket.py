@@ -50,31 +50,36 @@ def user_source(conn: Mapping[str, Any]) -> DataSource:
     return DataSource(client, bucket, {ObjectKind.TRADES: prefix, ObjectKind.EOD: prefix}, name=bucket)
 
 
-def service_fields(conn: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``extra.service_config.s3`` of a connection. Raises KintsugiError unless it is a JSON object."""
+def service_fields(conn: Mapping[str, Any], conn_id: str = DATA_CONNECTION) -> dict[str, Any]:
+    """Return ``extra.service_config.s3`` of the connection ``conn_id``; KintsugiError unless it is a JSON object."""
     try:
         config = extras(conn).get("service_config") or {}
         fields = config.get("s3") or {}
         return dict(fields)
     except (ValueError, TypeError, AttributeError) as error:
         raise KintsugiError(
-            f"extra.service_config.s3 of the connection {DATA_CONNECTION} is not a JSON object: write it as "
+            f"extra.service_config.s3 of the connection {conn_id} is not a JSON object: write it as "
             '{"service_config": {"s3": {"bucket_name": "…"}}}'
         ) from error
 
 
 def s3_client(conn: Mapping[str, Any]) -> S3Client:
-    """Return the client that Airflow's S3Hook creates from the connection, with the time-outs of this project.
+    """Return `connection_client` for the connection with market data."""
+    return connection_client(DATA_CONNECTION, conn)
+
+
+def connection_client(conn_id: str, conn: Mapping[str, Any]) -> S3Client:
+    """Return the client that Airflow's S3Hook creates from a connection, with the time-outs of this project.
 
     Raises KintsugiError if the provider can't create one (such as a missing profile, or a role that isn't granted).
     """
     # The hook looks up the connection by its id, first in the environment: the same inside and outside Airflow.
-    os.environ.setdefault(f"AIRFLOW_CONN_{DATA_CONNECTION.upper()}", json.dumps(dict(conn)))
+    os.environ.setdefault(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(dict(conn)))
     if "airflow" not in sys.modules:
         # On the command line: Airflow must write neither to the user's home nor to the command's output.
         os.environ.setdefault("AIRFLOW_HOME", str(load_settings().control / "airflow"))
         os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "ERROR")
-    client: S3Client = hook_client(DATA_CONNECTION, TIMEOUTS)
+    client: S3Client = hook_client(conn_id, TIMEOUTS)
     return client
 
 

@@ -1,4 +1,4 @@
-"""The user's own connections: where market data comes from, and where telemetry, pages and heartbeats go.
+"""The user's own connections: where market data comes from, and where telemetry, pages, heartbeats and backups go.
 
 They are in a file of the user, outside the state that ``make down`` removes: ``$KINTSUGI_CONNECTIONS``, else
 ``/etc/kintsugi/connections.json`` (root) or ``~/.config/kintsugi/connections.json``, in the form of
@@ -16,6 +16,7 @@ from typing import Any
 from kintsugi.core.errors import KintsugiError
 
 KNOWN = (
+    "kintsugi_backup",
     "kintsugi_data",
     "kintsugi_otlp",
     "kintsugi_honeycomb",

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +22,9 @@ from kintsugi.core.settings import Settings
 from kintsugi.db.store import Store
 from kintsugi.environments.platforms import platform_of
 from kintsugi.infra.terraform import Terraform
+from kintsugi.installation.installation_lock import hold_installation_lock
 from kintsugi.installation.progress import Progress
+from kintsugi.installation.restore import require_no_restore
 from kintsugi.operations.context import Context
 from kintsugi.pipeline.schema import ensure_topics_and_tables
 from kintsugi.releases import bootstrap
@@ -34,7 +33,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 # Everything that may be in the state directory. Nothing else is ever deleted.
-PARTS = ("control", "nodes", "volumes", "quarantine", "spool", "run", "secrets", "lock")
+PARTS = (
+    *("control", "nodes", "volumes", "quarantine", "spool", "run", "restore", "restore.old"),
+    *("secrets", "lock"),
+)
 READY = Path("/run/kintsugi-up")  # what docker-compose.yaml asks for
 LOOK_S = 2.0
 RETRY_S = 10.0
@@ -48,9 +50,10 @@ def start_installation(settings: Settings, console: Console | None = None) -> Co
     component and its log afterwards.
     """
     progress = Progress(console)
+    require_no_restore(settings)
     with progress.step("preflight"):
         preflight.check_preflight(settings)
-    with _hold_lock(settings):
+    with hold_installation_lock(settings):
         if settings.fleet.mutual_tls:
             create_authority(settings)
         else:
@@ -118,7 +121,7 @@ def remove_installation(settings: Settings, console: Console | None = None) -> N
     if not settings.state.exists():
         return
     progress = Progress(console)
-    with _hold_lock(settings):
+    with hold_installation_lock(settings):
         plane = ControlPlane(settings)
         with progress.step("stop Airflow"):
             plane.stop_airflow()
@@ -189,26 +192,3 @@ def _remove_state(settings: Settings) -> None:
     remove_parts(_KEPT_TO_THE_END)
     with contextlib.suppress(OSError):
         settings.state.rmdir()  # it stays if the user has files of their own in it
-
-
-@contextmanager
-def _hold_lock(settings: Settings) -> Iterator[None]:
-    """Hold the installation's lock; raises KintsugiError if another command has it."""
-    settings.make_state()
-    path = settings.state / "lock"
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise KintsugiError(
-                f"another `kintsugi up` or `down` works on {settings.state} "
-                f"(pid {_lock_holder(path)}): wait for it, or end it"
-            ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
-def _lock_holder(path: Path) -> str:
-    return path.read_text().strip() or "unknown"

@@ -13,7 +13,8 @@ from rich.console import Console
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.settings import Settings
 from kintsugi.installation import up as ups
-from kintsugi.installation.up import PARTS, _hold_lock, remove_installation, run_in_foreground
+from kintsugi.installation.installation_lock import hold_installation_lock
+from kintsugi.installation.up import PARTS, remove_installation, run_in_foreground
 from tests.installations import installation
 
 
@@ -53,7 +54,7 @@ def test_down_never_deletes_what_is_not_kintsugis(settings: Settings, console: C
 
 def test_two_at_once_are_refused_with_the_pid_of_the_first(settings: Settings, console: Console) -> None:
     with (
-        _hold_lock(settings),
+        hold_installation_lock(settings),
         pytest.raises(KintsugiError, match=rf"pid {os.getpid()}\b"),
     ):
         remove_installation(settings, console)
