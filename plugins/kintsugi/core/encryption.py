@@ -5,7 +5,8 @@ Nonce-Reuse Misuse-Resistance", 2015), in the form that age (age-encryption.org/
 
 1. Each stream has a key of its own: HKDF-SHA256 of the user's key and of 32 random bytes in the stream's header. So a
    counter can be the nonce: no nonce is ever used twice with one key.
-2. The plain text is cut into chunks of CHUNK bytes. Only the last one may be shorter.
+2. The plain text is cut into chunks of CHUNK bytes. The last one is filled up by 0x80 and zeros (ISO/IEC 7816-4). So all
+   chunks have one length, and a stream that is cut within a chunk is told apart from one that is altered.
 3. The nonce of a chunk is its number in 11 bytes, and one byte that says whether it is the last. So a chunk at another
    place, a chunk too many and a stream without its end are refused.
 4. The header and the name of the backup are authenticated with every chunk. So one backup can't stand for another.
@@ -18,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import io
 import secrets
-from typing import TYPE_CHECKING, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, BinaryIO
 
 from kintsugi.core.errors import KintsugiError
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 CHUNK = 64 * 2**10
 _MAGIC = b"kintsugi-backup\x01"
 _KEY_ID_BYTES, _SALT_BYTES, _TAG_BYTES = 8, 32, 16
+_SEALED = CHUNK + _TAG_BYTES
 _HEADER_BYTES = len(_MAGIC) + _KEY_ID_BYTES + _SALT_BYTES
 
 
@@ -70,17 +72,16 @@ class EncryptingWriter:
         self._put(header)
 
     def write(self, data: ReadableBuffer) -> int:
-        """Encrypt ``data``; at most CHUNK bytes of it wait for more. Returns the number of bytes."""
+        """Encrypt ``data``; less than CHUNK bytes of it wait for more. Returns the number of bytes."""
         self._plain += data
-        # One chunk is held back, because the last one is marked, and only `finish` knows which that is.
-        while len(self._plain) > CHUNK:
+        while len(self._plain) >= CHUNK:
             self._put_chunk(bytes(self._plain[:CHUNK]), last=False)
             del self._plain[:CHUNK]
         return memoryview(data).nbytes
 
     def finish(self) -> None:
         """Write the last chunk."""
-        self._put_chunk(bytes(self._plain), last=True)
+        self._put_chunk(bytes(self._plain + b"\x80").ljust(CHUNK, b"\0"), last=True)
         self._plain.clear()
 
     @property
@@ -121,7 +122,7 @@ class DecryptingReader(io.RawIOBase):
             )
         self._cipher = _cipher(key, header[-_SALT_BYTES:])
         self._associated = header + name.encode()
-        self._ahead = _read_exactly(source, CHUNK + _TAG_BYTES)
+        self._ahead = _read_exactly(source, _SEALED)
         self._number = 0
         self._plain = b""
         self._ended = False
@@ -140,31 +141,28 @@ class DecryptingReader(io.RawIOBase):
         return len(taken)
 
     def _next_chunk(self) -> bytes:
-        sealed, self._ahead = self._ahead, _read_exactly(self._source, CHUNK + _TAG_BYTES)
+        sealed, self._ahead = self._ahead, _read_exactly(self._source, _SEALED)
+        where = f"{self._name}: chunk {self._number}"
+        if len(sealed) < _SEALED:
+            raise BackupCutShort(f"{where} is cut short: {len(sealed)} of {_SEALED} bytes")
         last = not self._ahead
         plain = self._open(sealed, last=last)
         if plain is None:
-            self._refuse(sealed, last=last)
+            if last and self._open(sealed, last=False) is not None:
+                raise BackupCutShort(f"{where} is not the last one that was written, and the rest is missing")
+            raise BackupAltered(f"{where} is altered, or belongs to another place or another backup")
         self._number += 1
         self._ended = last
-        return plain
+        return plain.rstrip(b"\0")[:-1] if last else plain
 
     def _open(self, sealed: bytes, *, last: bool) -> bytes | None:
+        """Return the plain text of a chunk; None if it is not authentic at this place."""
         from cryptography.exceptions import InvalidTag
 
         try:
             return self._cipher.decrypt(_nonce(self._number, last=last), sealed, self._associated)
-        except (InvalidTag, ValueError):  # ValueError: shorter than a tag
+        except InvalidTag:
             return None
-
-    def _refuse(self, sealed: bytes, *, last: bool) -> NoReturn:
-        """Raise the error of a chunk that isn't authentic; ``last``: nothing follows it."""
-        where = f"{self._name}: chunk {self._number}"
-        if last and (len(sealed) < _TAG_BYTES or self._open(sealed, last=False) is not None):
-            raise BackupCutShort(f"{where} is not the last one that was written, and the rest is missing")
-        if last and len(sealed) < CHUNK + _TAG_BYTES:
-            raise BackupCutShort(f"{where} is cut short or altered")
-        raise BackupAltered(f"{where} is altered, or belongs to another place or another backup")
 
 
 def _new_header(key: bytes) -> tuple[AESGCM, bytes]:

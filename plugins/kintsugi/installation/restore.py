@@ -217,7 +217,7 @@ def _require_fleet_file(settings: Settings, restored: Path, backup: str) -> None
         shutil.copyfile(restored, copy)
         raise BackupRefused(
             f"{path} differs from the fleet file of the backup, and `make up` would replace the nodes that differ. "
-            f"The backup's is {copy}: compare them, copy it to {path} (or name it in KINTSUGI_FLEET), then restore again"
+            f"The backup's is {copy}: compare them, copy it to {path}, then restore again"
         )
 
 
@@ -248,8 +248,17 @@ def _put_in_place(settings: Settings, staging: Path) -> None:
     if not settings.fleet_file.exists():  # it may lie on another file system, so it is no rename
         shutil.copyfile(staging / "content" / FLEET_FILE, settings.fleet_file)
     for source, target in _moves(settings, staging):
-        if source.exists():
-            source.replace(target)
+        _move_part(source, target)
+    _remove_placed(settings, staging)
+
+
+def _move_part(source: Path, target: Path) -> None:
+    """Put one part in place; it is no error if it is there already, or if the backup has none."""
+    if source.exists():
+        source.replace(target)
+
+
+def _remove_placed(settings: Settings, staging: Path) -> None:
     removed = settings.state / REMOVED
     shutil.rmtree(removed, ignore_errors=True)
     staging.replace(removed)  # at once: a half-removed directory would look like a restore that has begun
