@@ -12,7 +12,8 @@ RUNBOOK = """
 
 Makes new certificates, new logins of Cassandra, new keys of S3 and a new password of JMX, then rolls out the release
 that the nodes run (`deploy_release`). The old ones are valid until every node has the new ones, so nothing stops for
-it. Each node is restarted once, one at a time.
+it. Each node is restarted once, one at a time. The old ones are dropped after a backup has the new ones: a restore needs
+them.
 
 It is paused: unpause it for a rotation on the first of each month, or trigger it.
 On the command line: `kintsugi rotate-secrets`.
@@ -21,6 +22,7 @@ On the command line: `kintsugi rotate-secrets`.
 the task when the nodes are healthy.
 **`roll_out` failed?** Look at the run of `deploy_release` with the same time. Nodes that were not reached have the old
 secrets, which are still valid. Trigger `rotate_secrets` again when the cause is gone: it goes on with the same secrets.
+**`back_up` failed?** Look at the run of `back_up_control_plane` with the same time. Clear the task when it can succeed.
 """
 
 with DAG(
@@ -62,4 +64,12 @@ with DAG(
         deferrable=True,
         poke_interval=10,
     )
-    renew() >> roll_out >> finish()
+    # Before `finish`: a control plane that is restored with dropped logins could not log on to Cassandra.
+    back_up = TriggerDagRunOperator(
+        task_id="back_up",
+        trigger_dag_id="back_up_control_plane",
+        wait_for_completion=True,
+        deferrable=True,
+        poke_interval=10,
+    )
+    renew() >> roll_out >> back_up >> finish()

@@ -5,8 +5,8 @@ Nonce-Reuse Misuse-Resistance", 2015), in the form that age (age-encryption.org/
 
 1. Each stream has a key of its own: HKDF-SHA256 of the user's key and of 32 random bytes in the stream's header. So a
    counter can be the nonce: no nonce is ever used twice with one key.
-2. The plain text is cut into chunks of CHUNK bytes. The last one is filled up by 0x80 and zeros (ISO/IEC 7816-4). So all
-   chunks have one length, and a stream that is cut within a chunk is told apart from one that is altered.
+2. The plain text is cut into chunks of CHUNK bytes. The last one is filled up by 0x80 and zeros (ISO/IEC 7816-4). So
+   all chunks have one length, and a stream that is cut within a chunk is told apart from one that is altered.
 3. The nonce of a chunk is its number in 11 bytes, and one byte that says whether it is the last. So a chunk at another
    place, a chunk too many and a stream without its end are refused.
 4. The header and the name of the backup are authenticated with every chunk. So one backup can't stand for another.

@@ -24,6 +24,7 @@ from pathlib import Path
 from kintsugi.controlplane.database_dumps import DATABASES, dump_database
 from kintsugi.controlplane.postgres import Postgres
 from kintsugi.core.backup_key import ensure_key, key_path
+from kintsugi.core.backup_record import record_backup
 from kintsugi.core.encryption import EncryptingWriter, key_id
 from kintsugi.core.errors import GuardRefused, KintsugiError, StepFailed
 from kintsugi.core.settings import Settings
@@ -116,6 +117,7 @@ def back_up(
         )
         place.upload(object_key(backup), directory / OBJECT)
         place.write(manifest_key(backup), manifest.to_json().encode())
+        record_backup(settings, manifest.made_at)
         expired = keys_to_delete(sizes, backup, kept)
         place.delete(expired)
     deleted = sum(key.endswith(f"/{OBJECT}") for key in expired)

@@ -15,6 +15,7 @@ DIRECTORY = "docs/runbooks"
 INDEX = "README"
 
 RUNBOOKS: Mapping[str, str] = {
+    "page/backup/": "backup-overdue",
     "page/control-plane/": "control-plane-failing",
     "page/failed/": "repair-failed",
     "page/intake/eod/": "eod-file-unusable",

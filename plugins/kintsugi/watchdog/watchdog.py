@@ -29,6 +29,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 from kintsugi.controlplane.control_plane import ControlPlane
+from kintsugi.core.backup_record import control_plane_made_at, last_backup
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import Settings, load_settings
@@ -41,6 +42,7 @@ from kintsugi.db.stream_record import StreamRecord
 from kintsugi.environments.local.node import expire_quarantine
 from kintsugi.infra.airflow_client import Airflow
 from kintsugi.notify.dispatcher import Dispatcher
+from kintsugi.notify.overdue_backup import overdue_backup_page
 from kintsugi.probes import probe_node
 from kintsugi.telemetry.backend import load_backend
 from kintsugi.telemetry.markers import load_markers
@@ -114,6 +116,7 @@ class Watchdog:
             PeriodicTask("flow", 60.0, stream.check_progress),
             PeriodicTask("open incidents", 15.0, sweeper.sweep),
             PeriodicTask("housekeeping", 3600.0, self._delete_old),
+            PeriodicTask("backups", 3600.0, self._check_backup),
             PeriodicTask("dead letters", 60.0, stream.collect_dead_letters),
             PeriodicTask("intake", 15.0, intake.check_intake),
         ]
@@ -133,6 +136,15 @@ class Watchdog:
         if self.outbox.find_due_kinds().intersection(kinds):
             while self.dispatcher.deliver_one(*kinds):
                 pass
+
+    def _check_backup(self) -> None:
+        """Page when the last backup is too old; other environments than `local` have none."""
+        made_at = control_plane_made_at(self.settings)
+        if self.settings.fleet.environment != "local" or made_at is None:
+            return
+        page = overdue_backup_page(last_backup(self.settings), made_at, datetime.now(UTC))
+        if page is not None:
+            self.outbox.put(page.key, MessageKind.PAGE, page.body)
 
     def _delete_old(self) -> None:
         """Delete old delivered messages, and replaced disks after their retention time."""
