@@ -26,6 +26,7 @@ from botocore.config import Config
 from kintsugi.controlplane import airflow_runs
 from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.controlplane.postgres import AIRFLOW_DATABASE, Postgres
+from kintsugi.core.backup_record import last_backup
 from kintsugi.core.certificates import create_authority, trust_file
 from kintsugi.core.connections import TIMEOUTS, s3_client, store_dsn
 from kintsugi.core.encryption import BackupAltered, BackupRefused, WrongBackupKey
@@ -187,7 +188,8 @@ def test_a_backup_is_encrypted_and_says_that_its_key_must_be_copied(drill: Drill
     manifest = drill.place.read(manifest_key(drill.id))
     assert secret not in manifest
     assert key.encode() not in manifest
-    assert list((drill.settings.control / "backup").parent.glob("backup")) == []
+    assert not (drill.settings.control / "backup").exists()
+    assert last_backup(drill.settings) == drill.made.manifest.made_at
 
 
 def test_a_control_plane_that_runs_is_not_restored_over(drill: Drill) -> None:
