@@ -101,7 +101,7 @@ def databases_of(settings: Settings) -> dict[str, list[Any]]:
                 " WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1"
             ).fetchall()
             for (table,) in tables:
-                query = f"SELECT t::text FROM {table} t ORDER BY 1"  # type: ignore[misc]
+                query = f"SELECT t::text FROM {table} t ORDER BY 1"
                 rows[f"{database}.{table}"] = connection.execute(query).fetchall()
     rows.pop("kintsugi.public.desired")
     return rows
@@ -392,7 +392,7 @@ def test_airflow_takes_up_no_run_of_before(drill: Drill) -> None:
     from airflow.models.base import Base
     from sqlalchemy import create_engine
 
-    import_all_models()
+    import_all_models()  # type: ignore[no-untyped-call]
     dsn = Postgres.of(drill.settings).dsn(AIRFLOW_DATABASE)
     with psycopg.connect(dsn) as connection:
         connection.execute("DROP TABLE dag")
@@ -411,5 +411,10 @@ def test_airflow_takes_up_no_run_of_before(drill: Drill) -> None:
     assert airflow_runs.end_unfinished_runs(dsn) == 2
     assert airflow_runs.end_unfinished_runs(dsn) == 0
     with psycopg.connect(dsn) as connection:
-        states = dict(connection.execute("SELECT run_id, state FROM dag_run").fetchall())
-        assert states == {"running": "failed", "queued": "failed", "success": "success", "failed": "failed"}
+        rows = connection.execute("SELECT run_id, state FROM dag_run").fetchall()
+        assert dict(rows) == {
+            "running": "failed",
+            "queued": "failed",
+            "success": "success",
+            "failed": "failed",
+        }

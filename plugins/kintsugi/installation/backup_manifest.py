@@ -94,7 +94,7 @@ def parse_manifest(backup: str, text: bytes) -> BackupManifest:
         manifest = BackupManifest(**document)
         sound = (
             manifest.id == backup
-            and isinstance(manifest.size, int)
+            and isinstance(document["size"], int)
             and _SHA256.fullmatch(manifest.sha256) is not None
         )
     except (ValueError, TypeError, KeyError, AttributeError):
