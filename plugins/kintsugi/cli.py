@@ -262,7 +262,7 @@ def backup(options: argparse.Namespace, settings: Settings) -> int:
     """Back up the control plane to S3, encrypted: databases, secrets, releases, Terraform's state."""
     from kintsugi.installation.backup import back_up  # start-up
 
-    print(back_up(settings))
+    print(back_up(settings, new_key=options.new_key))
     return 0
 
 
@@ -299,8 +299,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="stay in the foreground; SIGTERM stops the control plane (for a container)",
     )
-    for command in (unpause, down, artifacts, backup):
+    for command in (unpause, down, artifacts):
         add_command(commands, command)
+    backup_parser = add_command(commands, backup)
+    backup_parser.add_argument(
+        "--new-key", action="store_true", help="make another key if the old one is lost, with the old backups"
+    )
     restore_parser = add_command(commands, restore)
     restore_parser.add_argument(
         "--backup", help="id of the backup, its time; default: the newest complete one"

@@ -219,6 +219,17 @@ def test_a_backup_that_is_killed_before_its_manifest_never_counts(drill: Drill) 
     drill.made = third
 
 
+def test_no_other_key_is_made_unasked(drill: Drill, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KINTSUGI_BACKUP_KEY", str(tmp_path / "other.key"))
+    with pytest.raises(GuardRefused, match="--new-key"):
+        back_up(drill.settings, place=drill.place)
+    assert not (tmp_path / "other.key").exists()
+    elsewhere = BucketPlace(drill.place.client, drill.place.bucket, "another-prefix/")
+    assert back_up(drill.settings, place=elsewhere).key_made
+    (tmp_path / "other.key").unlink()
+    assert back_up(drill.settings, place=elsewhere, new_key=True).key_made
+
+
 def test_an_s3_that_is_away_is_said_and_nothing_is_left(drill: Drill) -> None:
     away = boto3.client(
         "s3", endpoint_url="http://127.0.0.1:9", aws_access_key_id="a", aws_secret_access_key="b",

@@ -82,11 +82,12 @@ def back_up(
     settings: Settings,
     *,
     place: BucketPlace | None = None,
+    new_key: bool = False,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Backup:
     """Make one backup of a running control plane of the environment `local`, and delete the oldest ones.
 
-    ``place``: where to; default: `place_to_write`. Raises GuardRefused if another backup runs or the environment is
+    ``place``: where to; default: `place_to_write`. ``new_key``: make a key where backups with another one exist. Raises GuardRefused if another backup runs or the environment is
     another one; KintsugiError if key, Postgres or S3 can't be used, and then no backup was made.
     """
     if settings.fleet.environment != "local":
@@ -99,10 +100,12 @@ def back_up(
         raise StepFailed(
             "Postgres of the control plane does not answer, so there is nothing to back up: `make up`"
         )
-    key, key_made = ensure_key(settings, key_path())
     place = place or place_to_write(settings)
     with _work_directory(settings) as directory:
         sizes = place.sizes()  # before the work begins: a place that can't be reached is reported at once
+        if not new_key:
+            _require_old_key(sizes)
+        key, key_made = ensure_key(settings, key_path())
         backup = new_id(clock())
         writer, dumps = _write_object(settings, server, key, backup, directory)
         manifest = BackupManifest(
@@ -150,6 +153,15 @@ def keys_to_delete(sizes: dict[str, int], newest: str, kept: int) -> list[str]:
         for backup in (*complete[kept - 1 :], *sorted(half))
         for name in sorted(backups[backup], key=lambda name: name != MANIFEST)
     ]
+
+
+def _require_old_key(sizes: dict[str, int]) -> None:
+    """Refuse to make another key unasked: its owner would believe that his copy of the old one is enough."""
+    if not key_path().exists() and any(MANIFEST in files for files in group_by_backup(sizes).values()):
+        raise GuardRefused(
+            f"the key of the backups is not in {key_path()}, and there are backups that need it: put your copy of "
+            "it there. If it is lost, `kintsugi backup --new-key` makes another one, and older backups are lost with it"
+        )
 
 
 def _write_object(
