@@ -87,7 +87,9 @@ def back_up(
 ) -> Backup:
     """Make one backup of a running control plane of the environment `local`, and delete the oldest ones.
 
-    ``place``: where to; default: `place_to_write`. ``new_key``: make a key where backups with another one exist. Raises GuardRefused if another backup runs or the environment is
+    ``place``: where to; default: `place_to_write`. ``new_key``: make a key where backups with another one exist.
+
+    Raises GuardRefused if another backup runs or the environment is
     another one; KintsugiError if key, Postgres or S3 can't be used, and then no backup was made.
     """
     if settings.fleet.environment != "local":
