@@ -28,7 +28,7 @@ from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.controlplane.postgres import AIRFLOW_DATABASE, Postgres
 from kintsugi.core.backup_record import last_backup
 from kintsugi.core.certificates import create_authority, trust_file
-from kintsugi.core.connections import TIMEOUTS, s3_client, store_dsn
+from kintsugi.core.connections import TIMEOUTS, store_dsn
 from kintsugi.core.encryption import BackupAltered, BackupRefused, WrongBackupKey
 from kintsugi.core.errors import GuardRefused, KintsugiError, StepFailed
 from kintsugi.core.settings import BUCKET, Settings
@@ -46,7 +46,7 @@ from kintsugi.recovery.plan_policy import planned_changes
 from tests.installations import installation, open_directory
 from tests.integration import servers
 
-BLOCK, S3_ADDRESS, THEIRS = "127.47", "127.47.9.1", "acme-backups"
+BLOCK, S3_ADDRESS, THEIRS = "127.48", "127.48.9.1", "acme-backups"
 NODE = "spark-worker-1"
 LOST = ("secrets", *(f"control/{name}" for name in ("postgres", "formed", "releases", "airflow", "log")))
 
@@ -181,7 +181,7 @@ def test_a_backup_is_encrypted_and_says_that_its_key_must_be_copied(drill: Drill
         "Body"
     ].read()
     assert len(sealed) == drill.made.manifest.size
-    secret = (drill.settings.secrets / "s3").read_bytes()
+    secret = (drill.settings.secrets / "s3-backup").read_bytes()
     key = drill.made.key_file.read_text().strip()
     for open_text in (secret, b"CREATE TABLE", b"secrets/", bytes.fromhex(key), key.encode()):
         assert open_text not in sealed
@@ -376,7 +376,7 @@ def test_what_was_lost_comes_back_and_the_node_never_notices(drill: Drill) -> No
     assert planned_changes(plan.document) == {}
     Terraform(drill.settings).apply_all()
     assert nodes.read_incarnation(drill.settings, NODE) == drill.incarnation
-    assert s3_client(drill.settings).list_buckets()["Buckets"]
+    assert place_to_write(drill.settings).sizes()
 
 
 def test_the_users_connection_names_the_bucket(drill: Drill, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,10 +55,11 @@ NEEDS = {
     S3Purpose.INCIDENTS: {"read": {"incidents/"}, "write": {"incidents/"}},
     S3Purpose.PAGE: {"read": {"incidents/"}},
     S3Purpose.EXPIRY: {"read": {"incidents/"}, "delete": {"incidents/"}},
+    S3Purpose.BACKUP: {"read": {"backups/"}, "write": {"backups/"}, "delete": {"backups/"}},
 }
 PREFIXES = (
     *("trades/", "trades/canary/", "eod/", "manifests/", "manifests/eod/", "identities/", "dead-letter/"),
-    *("releases/", "deployments/", "incidents/", "elsewhere/", ""),
+    *("releases/", "deployments/", "incidents/", "backups/", "elsewhere/", ""),
 )
 
 

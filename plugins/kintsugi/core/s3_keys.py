@@ -12,6 +12,7 @@ releases    releases, records of roll-outs           the same
 incidents   archives of incidents                    the same
 page        archives of incidents
 expiry      archives of incidents                                                        the same
+backup      backups of the control plane             the same                            the same
 ==========  =======================================  ==================================  ================
 
 `RIGHTS` is that table. The local S3 server enforces it (`kintsugi.controlplane.s3proxy`); `docs/security.md` has the
@@ -47,6 +48,7 @@ class S3Purpose(StrEnum):
     INCIDENTS = "incidents"
     PAGE = "page"
     EXPIRY = "expiry"
+    BACKUP = "backup"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ _FILES = ("trades/", "eod/")
 _MANIFESTS, _IDENTITIES, _LETTERS = "manifests/", "identities/", "dead-letter/"
 _RELEASES = ("releases/", "deployments/")
 _INCIDENTS = ("incidents/",)
+_BACKUPS = ("backups/",)
 
 RIGHTS: Mapping[S3Purpose, Rights] = MappingProxyType(
     {
@@ -77,6 +80,7 @@ RIGHTS: Mapping[S3Purpose, Rights] = MappingProxyType(
         S3Purpose.INCIDENTS: Rights(read=_INCIDENTS, write=_INCIDENTS),
         S3Purpose.PAGE: Rights(read=_INCIDENTS),
         S3Purpose.EXPIRY: Rights(read=_INCIDENTS, delete=_INCIDENTS),
+        S3Purpose.BACKUP: Rights(read=_BACKUPS, write=_BACKUPS, delete=_BACKUPS),
     }
 )
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from kintsugi.core.connections import BACKUP_CONNECTION, read_connection, s3_client
 from kintsugi.core.errors import KintsugiError, StepFailed
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import BUCKET
 from kintsugi.core.user_bucket import connection_client, service_fields
 from kintsugi.core.user_connections import user_connections
@@ -145,7 +146,7 @@ class DirectoryPlace:
 
 def place_to_write(settings: Settings) -> BucketPlace:
     """Return where backups are written. Raises KintsugiError if the user's connection can't be used."""
-    return _users_bucket() or BucketPlace(s3_client(settings), BUCKET)
+    return _users_bucket() or BucketPlace(s3_client(settings, S3Purpose.BACKUP), BUCKET)
 
 
 def place_to_read(settings: Settings) -> BackupSource:
