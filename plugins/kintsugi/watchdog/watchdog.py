@@ -144,7 +144,7 @@ class Watchdog:
             return
         page = overdue_backup_page(last_backup(self.settings), made_at, datetime.now(UTC))
         if page is not None:
-            self.outbox.put(page.key, MessageKind.PAGE, page.body)
+            self.outbox.add_message(page.key, MessageKind.PAGE, page.body)
 
     def _delete_old(self) -> None:
         """Delete old delivered messages, and replaced disks after their retention time."""

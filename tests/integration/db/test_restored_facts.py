@@ -29,7 +29,7 @@ def under_repair(store: Store) -> tuple[Incident, int]:
     for key, action in (("one", Action.RESTART), ("two", Action.REBUILD)):
         store.begin_attempt(incident.id, token, action, key=key, reason="down", refusals=lambda _: ())
     store.set_mark(incident.id, token, "redundant_at")
-    return store.incident(incident.id), token
+    return store.read_incident(incident.id), token
 
 
 def correct(store: Store) -> list[str]:
@@ -40,9 +40,9 @@ def test_a_late_process_of_before_is_refused_and_anybody_can_take_the_lease(stor
     incident, token = under_repair(store)
     correct(store)
     with pytest.raises(StaleTokenError):
-        store.append(incident.id, token, "fence", "too late")
+        store.append_entry(incident.id, token, "fence", "too late")
     with pytest.raises(StaleTokenError):
-        store.renew(NODE, token, 60)
+        store.renew_lease(NODE, token, 60)
     assert store.acquire_lease(NODE, "watch_cassandra-1/run-2", 60).token > token + 1000
 
 
@@ -50,7 +50,7 @@ def test_an_open_incident_is_judged_again_from_the_first_escalation_step(store: 
     incident, _ = under_repair(store)
     assert incident.attempts() == [Action.RESTART, Action.REBUILD]
     assert correct(store) == [incident.id]
-    after = store.incident(incident.id)
+    after = store.read_incident(incident.id)
     assert (after.attempts(), after.closed_at, after.redundant_at) == ([], None, None)
     budget = store.repair_budget(incident.id)
     assert budget.repairs_of_node == 2
@@ -63,9 +63,9 @@ def test_an_open_incident_is_judged_again_from_the_first_escalation_step(store: 
 def test_a_closed_incident_stays_as_it_was(store: Store) -> None:
     incident, token = under_repair(store)
     store.close_incident(incident.id, token, Outcome.HEALED, "it serves")
-    before = store.incident(incident.id)
+    before = store.read_incident(incident.id)
     assert correct(store) == []
-    assert store.incident(incident.id) == before
+    assert store.read_incident(incident.id) == before
 
 
 def test_a_roll_out_under_way_is_stopped_and_nodes_keep_their_release(store: Store) -> None:
@@ -74,16 +74,16 @@ def test_a_roll_out_under_way_is_stopped_and_nodes_keep_their_release(store: Sto
     store.set_node_releases([NODE], digest)
     store.open_deployment("roll-out", digest, None)
     correct(store)
-    assert store.deployment("roll-out").state == "stopped"
+    assert store.read_deployment("roll-out").state == "stopped"
     assert store.node_releases()[NODE].digest == digest
 
 
 def test_old_requests_for_a_recovery_are_given_up_and_pages_are_delivered(store: Store) -> None:
     outbox = Outbox(store._dsn)
-    outbox.put("recovery", MessageKind.RECOVERY, {})
-    outbox.put("page", MessageKind.PAGE, {})
+    outbox.add_message("recovery", MessageKind.RECOVERY, {})
+    outbox.add_message("page", MessageKind.PAGE, {})
     correct(store)
-    assert outbox.due() == {MessageKind.PAGE}
+    assert outbox.find_due_kinds() == {MessageKind.PAGE}
 
 
 def test_fault_injection_is_stopped(store: Store) -> None:
@@ -95,6 +95,6 @@ def test_fault_injection_is_stopped(store: Store) -> None:
 def test_it_may_be_repeated(store: Store) -> None:
     incident, _ = under_repair(store)
     correct(store)
-    entries = store.incident(incident.id).entries
+    entries = store.read_incident(incident.id).entries
     assert correct(store) == [incident.id]
-    assert store.incident(incident.id).entries == entries
+    assert store.read_incident(incident.id).entries == entries
