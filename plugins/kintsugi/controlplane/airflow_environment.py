@@ -205,6 +205,13 @@ def write_environment(path: Path, environment: Mapping[str, str]) -> bool:
     return True
 
 
+def read_environment(path: Path) -> dict[str, str]:
+    """Return the variables that `write_environment` wrote to ``path``; none if the file doesn't exist."""
+    if not path.exists():
+        return {}
+    return dict(line.split("=", 1) for line in shlex.split(path.read_text()))
+
+
 def _option_variables(settings: Settings) -> dict[str, str]:
     """Return ``AIRFLOW__SECTION__OPTION`` for every option that we set."""
     sections = {**_core_options(settings), **_timing_options(), **_identity_options(settings)}

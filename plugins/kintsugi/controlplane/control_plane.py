@@ -25,6 +25,7 @@ from kintsugi.controlplane.airflow_environment import (
     base_environment,
     connection_environment,
     has_own_accounts,
+    read_environment,
     write_environment,
 )
 from kintsugi.controlplane.log_collector import LogCollector
@@ -132,10 +133,15 @@ class ControlPlane:
     def launch_airflow(self) -> None:
         """Start Airflow's four components without waiting for them; needs the migrated database.
 
-        An api-server that runs is restarted if the users have changed.
+        A component reads its environment at its start. So all that run are restarted if a connection has changed; the
+        tasks that run then end, and Airflow starts them again. If only the users have changed, the api-server is.
         """
-        if has_own_accounts() and accounts.apply_accounts(self.settings):
-            write_environment(self.environment_file, airflow_environment(self.settings))
+        users_changed = has_own_accounts() and accounts.apply_accounts(self.settings)
+        before, after = read_environment(self.environment_file), airflow_environment(self.settings)
+        write_environment(self.environment_file, after)
+        if before and _connections_in(before) != _connections_in(after):
+            self.stop_airflow()
+        elif users_changed:
             self.supervisor.stop("api-server")
         self.supervisor.start(*AIRFLOW)
 
@@ -270,3 +276,8 @@ class ControlPlane:
             raise StepFailed(
                 f"{name} does not answer after {seconds:.0f} s: see {self.supervisor.logs}/{name}.log"
             )
+
+
+def _connections_in(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of Airflow's connections."""
+    return {name: value for name, value in environment.items() if name.startswith("AIRFLOW_CONN_")}

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
-import shlex
 from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
 
-from kintsugi.controlplane.airflow_environment import JWT_SECRET
+from kintsugi.controlplane.airflow_environment import JWT_SECRET, read_environment
 from kintsugi.controlplane.control_plane import AIRFLOW, TOKEN_FILE, ControlPlane
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.processes import MARKER
@@ -28,6 +28,12 @@ class Supervisor:
 
     def start(self, *names: str) -> None:
         self.calls.append(("start", names))
+
+    def answers(self) -> bool:
+        return True
+
+    def states(self) -> dict[str, dict[str, Any]]:
+        return {}
 
 
 @pytest.fixture
@@ -73,11 +79,6 @@ def test_with_another_auth_manager_the_client_reads_its_token_anew_for_each_requ
         airflow.token()
 
 
-def variables(plane: ControlPlane) -> dict[str, str]:
-    lines = plane.environment_file.read_text().splitlines()
-    return dict(shlex.split(line)[0].split("=", 1) for line in lines)
-
-
 def test_users_that_changed_restart_the_api_server_and_nothing_else(
     plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,8 +86,30 @@ def test_users_that_changed_restart_the_api_server_and_nothing_else(
     monkeypatch.setenv("KINTSUGI_USERS", "ana:admin,ben:operator")
     plane.launch_airflow()
     assert calls == [("stop", ("api-server",)), ("start", AIRFLOW)]
-    assert variables(plane)["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"] == "ana:admin,ben:user"
+    assert (
+        read_environment(plane.environment_file)["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"]
+        == "ana:admin,ben:user"
+    )
     calls.clear()
     monkeypatch.delenv("KINTSUGI_USERS")
+    plane.launch_airflow()
+    assert calls == [("start", AIRFLOW)]
+
+
+def test_a_connection_that_changed_restarts_airflow(
+    plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = plane.__dict__["supervisor"].calls
+    plane.launch_airflow()
+    calls.clear()
+    file = tmp_path / "connections.json"
+    file.write_text(json.dumps({"kintsugi_data": {"conn_type": "aws", "description": "it's\nours"}}))
+    file.chmod(0o600)
+    monkeypatch.setenv("KINTSUGI_CONNECTIONS", str(file))
+    plane.launch_airflow()
+    assert calls == [("stop", AIRFLOW), ("start", AIRFLOW)]
+    named = json.loads(read_environment(plane.environment_file)["AIRFLOW_CONN_KINTSUGI_DATA"])
+    assert named["description"] == "it's\nours"
+    calls.clear()
     plane.launch_airflow()
     assert calls == [("start", AIRFLOW)]
