@@ -46,6 +46,16 @@ _LOGBACK = """\
 _JVM = ("-Xmx128m", "-Xss512k", "-XX:+UseSerialGC", "-XX:MaxMetaspaceSize=96m")
 
 
+def server_directory(settings: Settings) -> Path:
+    """Return the directory of the server of an installation."""
+    return settings.control / "s3"
+
+
+def bucket_below(directory: Path) -> Path:
+    """Return the directory that is the bucket of the server in ``directory``: a file for each object, by its key."""
+    return directory / "data" / BUCKET
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectStore:
     """The server of one installation. ``directory``: its configuration; objects are in ``directory/data``.
@@ -67,7 +77,7 @@ class ObjectStore:
         return cls(
             address=plane.address,
             port=plane.s3_port,
-            directory=settings.control / "s3",
+            directory=server_directory(settings),
             jars=settings.jars("s3proxy"),
             keys=valid_keys(settings),
             secrets=settings.secrets,
@@ -90,7 +100,7 @@ class ObjectStore:
     @property
     def bucket(self) -> Path:
         """Return the directory that is the bucket: a file for each object, by its key."""
-        return self.directory / "data" / BUCKET
+        return bucket_below(self.directory)
 
     @property
     def keys_file(self) -> Path:

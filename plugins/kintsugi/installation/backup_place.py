@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from kintsugi.controlplane.s3proxy import bucket_below, server_directory
 from kintsugi.core.connections import BACKUP_CONNECTION, read_connection, s3_client
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.s3_keys import S3Purpose
@@ -158,7 +159,9 @@ def place_to_read(settings: Settings) -> BackupSource:
     users = _users_bucket()
     if users is not None:
         return users
-    own = settings.control / "s3" / "data" / BUCKET
+    own = bucket_below(
+        server_directory(settings)
+    )  # no ObjectStore: it would make keys, and a restore brings them
     if not own.is_dir():
         raise KintsugiError(
             f"there is no place with backups: the connection {BACKUP_CONNECTION} is not defined, and the "

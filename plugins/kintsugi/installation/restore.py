@@ -27,6 +27,7 @@ from kintsugi.controlplane.postgres import AIRFLOW_DATABASE, STORE_DATABASE, Pos
 from kintsugi.core.backup_key import key_path, load_key
 from kintsugi.core.encryption import BackupAltered, BackupCutShort, BackupRefused, DecryptingReader
 from kintsugi.core.errors import GuardRefused, KintsugiError, StepFailed
+from kintsugi.core.files import write_private
 from kintsugi.core.processes import owned_pids
 from kintsugi.db.restored_facts import RestoredFacts
 from kintsugi.installation.backup_content import (
@@ -107,7 +108,7 @@ def restore(settings: Settings, *, backup: str | None = None, source: BackupSour
             except KintsugiError:
                 _remove_staging(staging)
                 raise
-            _write_mark(staging / _VERIFIED, text)
+            write_private(staging / _VERIFIED, text)
         text = (staging / _VERIFIED).read_text()
         _put_in_place(settings, staging)
         return Restored(text.partition(":")[0], text)
@@ -280,10 +281,3 @@ def _remove_staging(staging: Path) -> None:
             shutil.rmtree(staging)
     except OSError as error:
         raise KintsugiError(f"cannot remove {staging} of an earlier restore: {error}") from error
-
-
-def _write_mark(path: Path, text: str) -> None:
-    """Write a mark that is there as a whole or not at all."""
-    fresh = path.with_suffix(".new")
-    fresh.write_text(text)
-    fresh.replace(path)
