@@ -166,7 +166,7 @@ def row_of(
     Phases and ``consistent_s`` are those of the last incident with an action, else of the last one.
     """
     acting = [one for one in incidents if one.attempts()] or incidents
-    told = acting[-1] if acting else None
+    last = acting[-1] if acting else None
     attempts = [action.value for one in incidents for action in one.attempts()]
     return {
         **asdict(planned),
@@ -174,9 +174,9 @@ def row_of(
         "at": t0.isoformat(),
         "detect_s": _round_seconds((incidents[0].detected_at - t0).total_seconds()) if incidents else None,
         "repair_s": _round_seconds(serves_again_s(looks, acted_until_s(incidents, t0))),
-        "consistent_s": _seconds_since(told.consistent_at, t0) if told else None,
-        "phases": {phase.value: round(seconds, 1) for phase, seconds in told.phases().items()}
-        if told
+        "consistent_s": _seconds_since(last.consistent_at, t0) if last else None,
+        "phases": {phase.value: round(seconds, 1) for phase, seconds in last.phases().items()}
+        if last
         else {},
         "attempts": attempts,
         "by": ", ".join(attempts) or "init",

@@ -1,6 +1,6 @@
 """``make rotation-test``: renew every secret that `rotate_secrets` renews while 1,000 trades a second come in.
 
-First BASELINE_S seconds of the same load without a rotation are measured, so that what the rotation adds can be told.
+First BASELINE_S seconds of the same load without a rotation are measured, so that what the rotation adds can be seen.
 Then the DAG `rotate_secrets` runs to its end. A gap is a time in which no further trade was stored, by the stream's
 offsets. At the end every trade is reconciled.
 """

@@ -69,7 +69,7 @@ def empty_row(scenario: Scenario) -> Row:
 
 def row_of(scenario: Scenario, seen: Seen) -> Row:
     """Return the row of a scenario; times in seconds since the fault."""
-    told = summarize_incidents(seen.incidents)
+    contents = summarize_incidents(seen.incidents)
     own = [one for one in seen.incidents if one.node in scenario.nodes]
     about = pages_about(scenario, seen.pages)
     allowed = scenario.nodes if scenario.may_kill_serving else ()
@@ -79,14 +79,14 @@ def row_of(scenario: Scenario, seen: Seen) -> Row:
         f"a live node was killed: {live[0]}" if live else None,
         judge_kills(scenario, [death.node for death in killed]),
         *seen.troubles,
-        judge_scenario(scenario, told, seen.healed),
+        judge_scenario(scenario, contents, seen.healed),
         judge_pages(scenario, about),
         judge_reconciliation(seen.counted),
     )
     return {
         **empty_row(scenario),
-        "verdict": sorted({verdict for one in told for verdict in one.verdicts}),
-        "action": [action for one in told for action in one.actions],
+        "verdict": sorted({verdict for one in contents for verdict in one.verdicts}),
+        "action": [action for one in contents for action in one.actions],
         "phases": find_slowest(own).get("phases", {}),
         "repairs": [night_figures(one) for one in own],
         "outcome": "as designed" if why is None else why,

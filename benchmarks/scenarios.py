@@ -91,13 +91,13 @@ def judge_scenario(scenario: Scenario, incidents: Sequence[IncidentContent], hea
     """
     if not healed:
         return f"not healed; its journals stood still for {scenario.deadline_s:.0f} s, or went on for far too long"
-    for told in incidents:
-        if (why := _find_unexpected(scenario, told.node, set(told.verdicts), set(told.actions))) is not None:
+    for one in incidents:
+        if (why := _find_unexpected(scenario, one.node, set(one.verdicts), set(one.actions))) is not None:
             return why
     for node in victims_without_action(scenario, incidents):
         return f"{node} should have got {' or '.join(sorted(scenario.must))}"
     for node in scenario.nodes:
-        if scenario.says and not any(scenario.says in told.words for told in incidents if told.node == node):
+        if scenario.says and not any(scenario.says in one.words for one in incidents if one.node == node):
             return f"nothing in the journal of {node} says: {scenario.says}"
     return None
 
@@ -106,7 +106,7 @@ def victims_without_action(scenario: Scenario, incidents: Sequence[IncidentConte
     """Return the victims without an action that they must have; ``incidents`` as for ``judge_scenario``."""
     if not scenario.must:
         return []
-    had = {told.node for told in incidents if scenario.must & set(told.actions)}
+    had = {one.node for one in incidents if scenario.must & set(one.actions)}
     return [node for node in scenario.nodes if node not in had]
 
 

@@ -55,8 +55,8 @@ def test_missing_processor_time_is_seen(use: ProcessorUse | None, own_lag_s: flo
 def test_a_lack_of_processor_time_does_not_explain_what_the_node_tells_of_itself(
     failure_mode: FailureMode,
 ) -> None:
-    told = suspicion(watch_late_s=5.0, failure_mode=failure_mode)
-    assert find_starvation("cassandra-3", STARVED, 2.0, told, NOW) is None
+    shown = suspicion(watch_late_s=5.0, failure_mode=failure_mode)
+    assert find_starvation("cassandra-3", STARVED, 2.0, shown, NOW) is None
 
 
 @pytest.mark.parametrize(
