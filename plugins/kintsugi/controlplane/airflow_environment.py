@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING
 
 from kintsugi.controlplane import accounts, airflow_patches
 from kintsugi.controlplane.postgres import AIRFLOW_DATABASE, STORE_DATABASE, USER, Postgres
-from kintsugi.controlplane.s3proxy import REGION, ObjectStore
-from kintsugi.core.connections import S3_CONNECTION, s3_connection
+from kintsugi.core.connections import S3_CONNECTION, own_s3_connection, s3_connection
 from kintsugi.core.files import write_private
 from kintsugi.core.fleet import Role
 from kintsugi.core.processes import MARKER, PART
-from kintsugi.core.s3_keys import S3Purpose, current_key
+from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import (
     CASSANDRA_PORT,
     KAFKA_PORT,
@@ -144,7 +143,7 @@ def own_connections(settings: Settings) -> dict[str, dict[str, object]]:
     S3 has one for each purpose. ``kintsugi_s3``, which had all rights in version 0.1, is that of ``monitor``.
     """
     fleet, postgres = settings.fleet, Postgres.of(settings)
-    s3 = s3_connections(settings)
+    s3 = {s3_connection(purpose): own_s3_connection(settings, purpose) for purpose in S3Purpose}
     cassandra = ",".join(node.address for node in fleet.of(Role.CASSANDRA))
     master = next((node.address for node in fleet.of(Role.SPARK_MASTER)), "")
     return {
@@ -174,26 +173,6 @@ def own_connections(settings: Settings) -> dict[str, dict[str, object]]:
             "extra": {"deploy-mode": "client"},
         },
     }
-
-
-def s3_connections(settings: Settings) -> dict[str, dict[str, object]]:
-    """Return the connection of each purpose to the installation's S3, with its key."""
-    server = ObjectStore.of(settings)
-
-    def connection(purpose: S3Purpose) -> dict[str, object]:
-        key = current_key(settings, purpose)
-        return {
-            "conn_type": "aws",
-            "login": key.access_key,
-            "password": key.secret,
-            "extra": {
-                "region_name": REGION,
-                "endpoint_url": server.endpoint,
-                "config_kwargs": {"s3": {"addressing_style": "path"}},
-            },
-        }
-
-    return {s3_connection(purpose): connection(purpose) for purpose in S3Purpose}
 
 
 def write_environment(path: Path, environment: Mapping[str, str]) -> bool:

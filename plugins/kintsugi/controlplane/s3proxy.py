@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kintsugi.core.connections import REGION
 from kintsugi.core.errors import PreflightError
 from kintsugi.core.files import write_private, write_private_once
 from kintsugi.core.s3_keys import (
@@ -29,7 +30,6 @@ from kintsugi.infra.supervisord import Program
 if TYPE_CHECKING:
     from kintsugi.core.settings import Settings
 
-REGION = "us-east-1"
 _SERVER = Path(__file__).with_name("S3ProxyWithRights.java")
 _ONLY_SECRET = "s3"  # noqa: S105 - the name of the secret: the one key of all clients in version 0.1
 

@@ -31,6 +31,7 @@ S3_CONNECTION = "kintsugi_s3"
 DATA_CONNECTION = "kintsugi_data"
 BACKUP_CONNECTION = "kintsugi_backup"
 CASSANDRA_CONNECTION = "kintsugi_cassandra"
+REGION = "us-east-1"  # a client wants one, and the installation's own server has none
 PATH_STYLE: dict[str, Any] = {"s3": {"addressing_style": "path"}}
 TIMEOUTS: dict[str, Any] = {
     "connect_timeout": 2,
@@ -127,12 +128,12 @@ def s3_client(settings: Settings, purpose: S3Purpose, *, in_time: bool = False) 
     import boto3
     from botocore.config import Config
 
-    conn = read_connection(conn_id) or _own_connection(settings, purpose)
+    conn = read_connection(conn_id) or own_s3_connection(settings, purpose)
     extra = extras(conn)
     return boto3.client(
         "s3",
         endpoint_url=extra.get("endpoint_url"),
-        region_name=extra.get("region_name", "us-east-1"),
+        region_name=extra.get("region_name", REGION),
         aws_access_key_id=conn.get("login"),
         aws_secret_access_key=conn.get("password"),
         config=Config(**(IN_TIME if in_time else TIMEOUTS), **PATH_STYLE),
@@ -153,12 +154,18 @@ def _take_current_key(settings: Settings, purpose: S3Purpose) -> None:
         os.environ[_variable_name(s3_connection(purpose))] = json.dumps(conn)
 
 
-def _own_connection(settings: Settings, purpose: S3Purpose) -> dict[str, Any]:
+def own_s3_connection(settings: Settings, purpose: S3Purpose) -> dict[str, Any]:
+    """Return the connection of ``purpose`` to the installation's S3, in Airflow's form, with its current key."""
     plane, key = settings.fleet.control_plane, current_key(settings, purpose)
     return {
+        "conn_type": "aws",
         "login": key.access_key,
         "password": key.secret,
-        "extra": {"endpoint_url": f"http://{plane.address}:{plane.s3_port}", "region_name": "us-east-1"},
+        "extra": {
+            "region_name": REGION,
+            "endpoint_url": f"http://{plane.address}:{plane.s3_port}",
+            "config_kwargs": PATH_STYLE,
+        },
     }
 
 
