@@ -110,11 +110,11 @@ def test_each_part_does_its_own_and_together_they_do_what_the_role_does(settings
 
     told = play(settings, "--tags", "configure")
     assert "kafka : Write the configuration of Kafka" in told
-    assert (written(settings), process(settings)) == ({"kafka/server.properties"}, 0)
+    assert (written(settings), process(settings)) == ({"kafka/server.properties", "ssh/authorized_keys"}, 0)
 
     told = play(settings, "--tags", "start")
     assert "kafka : Start Kafka, and wait until it serves" in told
-    assert written(settings) == {"kafka/server.properties", "supervisor.d/kafka.conf"}
+    assert written(settings) == {"kafka/server.properties", "ssh/authorized_keys", "supervisor.d/kafka.conf"}
     first = process(settings)
     assert first > 0
 

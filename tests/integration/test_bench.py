@@ -35,7 +35,7 @@ from tests.integration import servers
 if TYPE_CHECKING:
     from cassandra.cluster import Session
 
-NET = "127.31.95"
+NET = "127.31.92"
 SEED = 3
 KINDS = {
     "double": pa.float64(), "bigint": pa.int64(), "timestamp": pa.int64(), "int": pa.int32(), "smallint": pa.int32(),

@@ -29,7 +29,7 @@ from tests.installations import installation, open_directory
 @pytest.fixture(scope="module")
 def plane() -> Iterator[ControlPlane]:
     with open_directory() as directory:
-        plane = ControlPlane(installation(directory, "127.35"))
+        plane = ControlPlane(installation(directory, "127.54"))
         try:
             plane.start_storage()
             yield plane

@@ -37,7 +37,7 @@ from tests.integration import servers
 from tests.integration.pipeline import s3_client
 from tests.integration.servers import Server
 
-NET = "127.31.96"
+NET = "127.31.93"
 DAY = "trades/2024-10-08/UnderlyingOptionsTradesCalcs_2024-10-08"
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kintsugi.controlplane.log_collector import MESSAGE_BYTES, OTHER, UNKNOWN, LogCollector
+from kintsugi.core import certificates
 from kintsugi.core.certificates import (
     Principal,
     client_certificate,
@@ -20,6 +21,7 @@ from kintsugi.core.certificates import (
     node_certificate,
     trust_file,
 )
+from kintsugi.core.fleet import Node
 from kintsugi.core.processes import find_listener, wait_until
 from kintsugi.core.settings import Settings
 from kintsugi.environments.local.node_config import write_configuration
@@ -33,7 +35,7 @@ Send = Callable[[str], None]
 @pytest.fixture
 def collector(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[LogCollector]:
     """A running collector; its parameter: whether nodes send from their own addresses."""
-    settings = installation(tmp_path, "127.37")
+    settings = installation(tmp_path, "127.51")
     collector = dataclasses.replace(LogCollector.of(settings), max_bytes=20_000)
     if getattr(request, "param", False):
         senders = {node.name: node.address for node in settings.fleet}
@@ -63,7 +65,7 @@ def run_rsyslogd(command: Sequence[str]) -> Iterator[None]:
 @pytest.fixture
 def locked_settings() -> Iterator[Settings]:
     with open_directory() as directory:
-        settings = installation(directory, "127.37")
+        settings = installation(directory, "127.51")
         create_authority(settings)
         yield settings
 
@@ -139,24 +141,24 @@ def test_all_that_strangers_send_takes_bounded_space(collector: LogCollector, se
 @pytest.mark.parametrize("collector", [True], indirect=True)
 def test_a_name_counts_only_from_the_address_of_its_node(collector: LogCollector) -> None:
     own = str(collector.senders["kafka-1"])
-    for source in ("127.37.99.99", own):
+    for source in ("127.51.99.99", own):
         with socket.create_connection(
             (collector.address, collector.port), source_address=(source, 0)
         ) as sender:
             sender.sendall(f"<14>1 2026-01-01T00:00:00Z kafka-1 kafka - - - from {source}\n".encode())
     log = collector.logs / "kafka-1/kafka.log"
     assert wait_until(lambda: f"from {own}" in _text(log), 10)
-    assert wait_until(lambda: "127.37.99.99 kafka-1 kafka: from" in _text(collector.logs / UNKNOWN), 10)
+    assert wait_until(lambda: "127.51.99.99 kafka-1 kafka: from" in _text(collector.logs / UNKNOWN), 10)
     assert "99.99" not in _text(log)
 
 
 def test_in_docker_each_node_sends_from_its_own_address(tmp_path: Path) -> None:
-    settings = installation(tmp_path, "127.37")
+    settings = installation(tmp_path, "127.51")
     assert set(LogCollector.of(settings).senders.values()) == {None}
     settings.fleet_file.write_text(
         settings.fleet_file.read_text().replace("environment: local", "environment: docker")
     )
-    assert LogCollector.of(settings).senders["kafka-2"] == "127.37.1.2"
+    assert LogCollector.of(settings).senders["kafka-2"] == "127.51.1.2"
 
 
 def _text(path: Path) -> str:
@@ -177,6 +179,37 @@ def test_a_node_sends_its_logs_over_tls(locked_settings: Settings, locked_collec
     with run_rsyslogd(["rsyslogd", "-n", "-f", str(root / "etc/rsyslog.conf"), "-iNONE"]):
         (root / "log/kafka.log").write_text("Kafka Server started\n")
         assert wait_until(lambda: "Kafka Server started" in _text(collected), 20)
+
+
+def test_a_node_sends_its_logs_over_tls_when_its_authority_is_replaced(locked_settings: Settings) -> None:
+    """Its rsyslogd is never restarted: it reads the files of its node when it connects."""
+    node = locked_settings.fleet.node("kafka-1")
+    write_configuration(
+        locked_settings, node, locked_settings.fleet.control_plane, Isolation.DEATH_SIGNAL, "root"
+    )
+    root = locked_settings.node_root(node.name)
+    log = root / "log/kafka.log"
+    log.write_text("begun\n")
+    first = certificates.trust_file(locked_settings).read_text()
+    with run_rsyslogd(["rsyslogd", "-n", "-f", str(root / "etc/rsyslog.conf"), "-iNONE"]):
+        for rotation in range(4):
+            collector = LogCollector.of(locked_settings)
+            with run_collector(collector):
+                with log.open("a") as file:
+                    file.write(f"rotation {rotation}\n")
+                collected = collector.logs / "kafka-1/kafka.log"
+                assert wait_until(lambda: f"rotation {rotation}\n" in _text(collected), 40), rotation  # noqa: B023
+            rotate_authority(locked_settings, node)
+    assert first not in certificates.trust_file(locked_settings).read_text()
+
+
+def rotate_authority(settings: Settings, node: Node) -> None:
+    """What a whole rotation does to the files of the control plane and of ``node``."""
+    certificates.publish_next_authority(settings)
+    certificates.renew_certificates(settings)
+    for name, text in certificates.node_files(settings, node).items():
+        (settings.node_tls(node.name) / name).write_text(text)
+    assert certificates.promote_next_authority(settings)
 
 
 def test_who_is_no_node_sends_nothing(

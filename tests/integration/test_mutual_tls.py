@@ -27,7 +27,7 @@ from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import KAFKA_CONTROLLER_PORT, KEYSPACE, TOPIC, Settings
 from kintsugi.environments.local import node as nodes
 from kintsugi.infra.ansible import Ansible
-from kintsugi.infra.ssh import run_over_ssh
+from kintsugi.infra.ssh import key_directory, run_over_ssh
 from kintsugi.infra.terraform import Terraform
 from kintsugi.operations.gossip_generation import KEEP, KEPT
 from kintsugi.operations.readiness import READ_RANGE
@@ -306,11 +306,15 @@ def test_a_rotation_ends_no_connection_and_locks_nobody_out(settings: Settings) 
         assert "not finished" in secret_rotation.renew_secrets(settings)
         assert current_login(Principal.STREAM) == current
     served = server_certificate(node, 9042)
+    key = (key_directory(settings) / "user").read_text()
     Ansible(settings).run("restart.yml", timeout_s=300)
     assert server_certificate(node, 9042) != served
     for one in settings.fleet:
         assert asyncio.run(probe_node(one)).answer is ProbeResult.OK
     assert before.role in secret_rotation.finish_rotation(settings)
+    assert (key_directory(settings) / "user").read_text() != key
+    for one in settings.fleet:
+        assert run_over_ssh(settings, one, ["true"]).returncode == 0
     with session_scope(contact_points(settings), Principal.RECOVERY) as session:
         roles = {row.role for row in session.execute("LIST ROLES")}
     assert current.role in roles

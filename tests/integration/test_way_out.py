@@ -16,7 +16,7 @@ from tests.installations import blocked_way_out, installation, leads_nowhere
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return installation(tmp_path, "127.34")
+    return installation(tmp_path, "127.55")
 
 
 def said(settings: Settings, *command: str) -> tuple[int, str]:

@@ -43,7 +43,8 @@ from kintsugi.infra.supervisord import Program, Supervisor
 if TYPE_CHECKING:
     from kintsugi.core.settings import Settings
 
-STORAGE = ("postgres", "s3", "log-collector")
+COLLECTOR = "log-collector"
+STORAGE = ("postgres", "s3", COLLECTOR)
 AIRFLOW = ("api-server", "scheduler", "dag-processor", "triggerer")
 WATCHDOG = "watchdog"
 # The slots of a recovery must be free during a burst of files, and while another recovery only waits for its node.
@@ -109,7 +110,13 @@ class ControlPlane:
         client = self.objects.client(S3Purpose.MONITOR)
         self._await("s3", lambda: self.objects.answers(client))
         plane = self.settings.fleet.control_plane
-        self._await("log-collector", lambda: find_listener(plane.address, plane.log_port) is not None)
+        self._await(COLLECTOR, lambda: find_listener(plane.address, plane.log_port) is not None)
+
+    def restart_collector(self) -> None:
+        """Let the log collector read its certificate and the trusted authorities again; does nothing if it is down."""
+        if self.supervisor.answers():
+            self.supervisor.stop(COLLECTOR)
+            self.supervisor.start(COLLECTOR)
 
     def migrate(self) -> None:
         """Migrate Airflow's tables, once for each version of Airflow and each auth manager; needs Postgres."""

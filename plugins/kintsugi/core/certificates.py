@@ -6,11 +6,14 @@
 3. The authority is made once, before the first node (`create_authority`). Whether it exists decides whether servers and
    clients use TLS: an edit of the fleet file can't part them from each other.
 4. A certificate is made when it is first needed. It begins in the past, because the clocks of nodes may differ.
+5. An authority is replaced without a stop: the next one is trusted everywhere before it signs
+   (`publish_next_authority`, `promote_next_authority`).
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 import secrets
 import shutil
 from collections.abc import Sequence
@@ -29,7 +32,10 @@ if TYPE_CHECKING:
 
 LIFETIME = timedelta(days=3650)
 _EARLIER = timedelta(days=2)
-_CERTIFICATE = "-----BEGIN CERTIFICATE-----"
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n", re.DOTALL)
+_AUTHORITY, _NEXT_AUTHORITY = "authority.pem", "authority-next.pem"
+# The authority of the certificates in use, the one that signs now, and the next.
+_TRUSTED_AUTHORITIES = 3
 
 
 class Principal(StrEnum):
@@ -91,12 +97,34 @@ def has_authority(settings: Settings) -> bool:
 
 def create_authority(settings: Settings) -> None:
     """Make the authority of an installation that has no node yet; an existing one stays."""
-    from cryptography import x509
-
-    name = f"{settings.fleet.name} certificate authority"
-    extensions: list[tuple[ExtensionType, bool]] = [(x509.BasicConstraints(ca=True, path_length=0), True)]
     if not has_authority(settings):
-        _write_once(settings, _authority_file(settings).name, _sign(name, extensions, None))
+        _write_once(settings, _AUTHORITY, _new_authority(settings))
+
+
+def publish_next_authority(settings: Settings) -> None:
+    """Make the authority that signs next, and trust it from now on; an existing one stays.
+
+    Certificates of the authority before the present one are trusted until then. They must have been replaced.
+    """
+    path = settings.tls / _NEXT_AUTHORITY
+    if not path.exists():
+        _write_once(settings, path.name, _new_authority(settings))
+    (following,) = _CERTIFICATE.findall(path.read_text())
+    trusted = _CERTIFICATE.findall(trust_file(settings).read_text())
+    if following not in trusted:
+        write_private(trust_file(settings), "".join([*trusted, following][-_TRUSTED_AUTHORITIES:]))
+
+
+def promote_next_authority(settings: Settings) -> bool:
+    """Let the published authority sign from now on; the caller knows that everybody trusts it.
+
+    Returns False if none is published.
+    """
+    try:
+        (settings.tls / _NEXT_AUTHORITY).replace(_authority_file(settings))
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def remove_authority(settings: Settings) -> None:
@@ -105,12 +133,12 @@ def remove_authority(settings: Settings) -> None:
 
 
 def trust_file(settings: Settings) -> Path:
-    """Return the file with the certificate of the authority, which proves every other one; made at first use."""
+    """Return the file with the certificates of the trusted authorities, which prove every other one; made at first use."""
     path = settings.tls / "trust.pem"
     if path.exists():
         return path
-    _, begin, certificate = _authority_file(settings).read_text().partition(_CERTIFICATE)
-    return _write_once(settings, path.name, begin + certificate)
+    (certificate,) = _CERTIFICATE.findall(_authority_file(settings).read_text())
+    return _write_once(settings, path.name, certificate)
 
 
 def client_certificate(settings: Settings, principal: Principal) -> Path:
@@ -229,7 +257,16 @@ def _signed(settings: Settings, subject: _Subject) -> str:
 
 def _authority_file(settings: Settings) -> Path:
     """The key and certificate of the authority. They never leave the control plane."""
-    return settings.tls / "authority.pem"
+    return settings.tls / _AUTHORITY
+
+
+def _new_authority(settings: Settings) -> str:
+    """A new key and its certificate. Each authority has its own name, so that nobody takes one for another."""
+    from cryptography import x509
+
+    name = f"{settings.fleet.name} certificate authority {secrets.token_hex(4)}"
+    extensions: list[tuple[ExtensionType, bool]] = [(x509.BasicConstraints(ca=True, path_length=0), True)]
+    return _sign(name, extensions, None)
 
 
 def _sign(name: str, extensions: Sequence[tuple[ExtensionType, bool]], authority: bytes | None) -> str:

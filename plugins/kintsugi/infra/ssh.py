@@ -2,6 +2,9 @@
 
 Clients trust the authority by one ``@cert-authority`` line. So host keys are always checked, and a rebuilt node is
 trusted at once.
+
+The user key is replaced without a stop: every node accepts the next one before it is used (`publish_next_key`,
+`promote_next_key`).
 """
 
 from __future__ import annotations
@@ -11,20 +14,23 @@ import pwd
 import shlex
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from kintsugi.core.errors import StepFailed
-from kintsugi.core.files import hold_lock
+from kintsugi.core.files import hold_lock, write_private
 from kintsugi.core.fleet import Node
 from kintsugi.core.settings import Settings
 
+_USER, _NEXT_USER = "user", "user-next"
+_ACCEPTED_KEYS = 2  # the one that is used, and the next
 OUTPUT_BYTES = 16 * 2**20  # of one command on a node, on each of its two streams
 
 
 def key_directory(settings: Settings) -> Path:
-    """Return the directory of ``user`` and ``host_ca`` (with ``.pub``) and ``known_hosts``."""
+    """Return the directory of ``user`` and ``host_ca`` (with ``.pub``), ``known_hosts`` and ``authorized_keys``."""
     return settings.secrets / "ssh"
 
 
@@ -35,14 +41,61 @@ def ssh_user() -> str:
 
 def ensure_keys(settings: Settings) -> Path:
     """Create user key, host authority and known_hosts if they are missing; returns their directory."""
-    directory = key_directory(settings)
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with hold_lock(directory / ".lock"):
-        for name in ("user", "host_ca"):
+    with _locked_directory(settings) as directory:
+        _finish_promotion(directory)
+        for name in (_USER, "host_ca"):
             make_key(directory / name, comment=f"kintsugi-{name}")
         authority = (directory / "host_ca.pub").read_text()
         (directory / "known_hosts").write_text(f"@cert-authority * {authority}")
+        accepted = directory / "authorized_keys"
+        if not accepted.exists():
+            write_private(accepted, (directory / f"{_USER}.pub").read_text())
     return directory
+
+
+def authorized_keys(settings: Settings) -> str:
+    """Return the public keys that a node accepts, one a line."""
+    return (ensure_keys(settings) / "authorized_keys").read_text()
+
+
+def publish_next_key(settings: Settings) -> None:
+    """Make the user key that is used next, and let nodes accept it from their next configuration on.
+
+    Does nothing if it exists. The key before the present one is accepted until then.
+    """
+    ensure_keys(settings)
+    with _locked_directory(settings) as directory:
+        make_key(directory / _NEXT_USER, comment=f"kintsugi-{_USER}")
+        following = (directory / f"{_NEXT_USER}.pub").read_text()
+        accepted = (directory / "authorized_keys").read_text().splitlines(keepends=True)
+        if following not in accepted:
+            write_private(directory / "authorized_keys", "".join([*accepted, following][-_ACCEPTED_KEYS:]))
+
+
+def promote_next_key(settings: Settings) -> bool:
+    """Use the published key from now on; the caller knows that every node accepts it. False if none is published."""
+    with _locked_directory(settings) as directory:
+        _finish_promotion(directory)
+        if not (directory / _NEXT_USER).exists():
+            return False
+        (directory / _NEXT_USER).replace(directory / _USER)
+        _finish_promotion(directory)
+    return True
+
+
+def _finish_promotion(directory: Path) -> None:
+    """A process that was killed between the two renames left the new key with the old key's public half."""
+    public = directory / f"{_NEXT_USER}.pub"
+    if public.exists() and not (directory / _NEXT_USER).exists():
+        public.replace(directory / f"{_USER}.pub")
+
+
+@contextmanager
+def _locked_directory(settings: Settings) -> Iterator[Path]:
+    directory = key_directory(settings)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with hold_lock(directory / ".lock"):
+        yield directory
 
 
 def make_key(path: Path, comment: str) -> None:

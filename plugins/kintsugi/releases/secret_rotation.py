@@ -1,4 +1,4 @@
-"""Rotation of secrets: certificates, logins of Cassandra, the password of its JMX, and the keys of S3.
+"""Rotation of secrets: certificates and their authority, logins of Cassandra, its JMX password, keys of S3 and SSH.
 
 1. `renew_secrets` makes new ones beside the old ones, and both are valid. Clients use the new ones at their next
    connection.
@@ -6,6 +6,10 @@
    and restarted in turn, while the steady state holds.
 3. `finish_rotation` drops the old logins and the old keys of S3. Every connection is younger than the roll-out by
    then. No node has a key of S3; clients of the control plane take the new one at their next use.
+
+The authority is replaced over three rotations. The first publishes the next authority: every node trusts it. From then
+on it signs, so the certificates of the second rotation are its own. The third stops trusting the old authority.
+The user key of SSH is replaced over two in the same way: nodes accept the next one before it is used.
 
 Each may be killed and run again. Between 1 and 3 nothing is renewed a second time, because nodes that the roll-out has
 not reached still use the old logins.
@@ -17,6 +21,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.controlplane.s3proxy import drop_replaced_keys, renew_keys
 from kintsugi.core import certificates
 from kintsugi.core.certificates import Login, Principal
@@ -24,6 +29,7 @@ from kintsugi.core.client_tls import current_login
 from kintsugi.core.errors import GuardRefused
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import CASSANDRA_JMX_SECRET, Settings, replace_secret
+from kintsugi.infra.ssh import promote_next_key, publish_next_key
 from kintsugi.operations.context import Context
 from kintsugi.pipeline import authorization
 from kintsugi.pipeline.cassandra_session import session_scope
@@ -46,23 +52,31 @@ def renew_secrets(settings: Settings) -> str:
     renewed = []
     if certificates.has_authority(settings):
         logins = _renew_logins(settings)
+        certificates.publish_next_authority(settings)
         renewed = [
             f"{certificates.renew_certificates(settings)} certificates",
             f"{logins} logins of Cassandra",
         ]
+        ControlPlane(settings).restart_collector()
     renewed.append(f"{renew_keys(settings)} keys of S3")
     replace_secret(settings, CASSANDRA_JMX_SECRET)
+    publish_next_key(settings)
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.touch()
     return f"renewed: {', '.join([*renewed, 'the password of JMX'])}"
 
 
 def finish_rotation(settings: Settings) -> str:
-    """Drop the logins and keys that were replaced, once every node has its new ones; returns a sentence."""
+    """Drop the logins and keys that were replaced, once every node has its new ones; returns a sentence.
+
+    The authority that every node trusts by now signs from then on, and the SSH key that they accept is used.
+    """
     dropped: list[str] = []
     if certificates.has_authority(settings):
         with _super_session(settings) as session:
             dropped = authorization.drop_other_logins(session, [current_login(one) for one in _LOGINS])
+        certificates.promote_next_authority(settings)
+    promote_next_key(settings)
     keys = drop_replaced_keys(settings)
     _unfinished(settings).unlink(missing_ok=True)
     return f"the rotation is finished; old logins dropped: {', '.join(dropped) or 'none'}; old keys of S3: {keys}"

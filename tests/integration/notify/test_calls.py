@@ -62,7 +62,7 @@ def test_a_stream_that_stores_nothing_calls_once_where_somebody_submitted_it(
     tables: Tables, tmp_path: Path
 ) -> None:
     record: Any = None
-    check = StuckStreamCheck(installation(tmp_path, "127.38"), tables.store, record, tables.outbox)
+    check = StuckStreamCheck(installation(tmp_path, "127.53"), tables.store, record, tables.outbox)
     for _ in range(20):
         check.check_progress()
     assert titles(tables) == []

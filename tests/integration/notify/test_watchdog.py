@@ -95,7 +95,7 @@ def stage() -> Iterator[Stage]:
             )
         )
         environment.setenv("KINTSUGI_CONNECTIONS", str(path))
-        plane = ControlPlane(installation(directory, "127.37"))
+        plane = ControlPlane(installation(directory, "127.52"))
         try:
             plane.start_storage()
             dsn = store_dsn(plane.settings)

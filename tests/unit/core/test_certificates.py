@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from kintsugi.core import certificates
@@ -63,6 +64,61 @@ def test_a_renewed_certificate_has_a_new_key_and_names_the_same(settings: Settin
             assert new.extensions.get_extension_for_class(kind) == old.extensions.get_extension_for_class(
                 kind
             )
+
+
+def test_an_authority_is_trusted_before_it_signs_and_as_long_as_its_certificates_are_used(
+    settings: Settings,
+) -> None:
+    """Nodes are updated one after another: each must accept the others, before and after its update."""
+    probe = certificates.client_certificate(settings, Principal.PROBE)
+    before = (certificates.trust_file(settings).read_bytes(), load(probe))
+    for _ in range(4):
+        certificates.publish_next_authority(settings)
+        certificates.renew_certificates(settings)
+        after = (certificates.trust_file(settings).read_bytes(), load(probe))
+        for trust, _certificate in (before, after):
+            for certificate in (before[1], after[1]):
+                assert is_signed_by_one_of(certificate, trust)
+        assert certificates.promote_next_authority(settings)
+        before = after
+
+
+def test_the_third_rotation_ends_the_trust_in_an_authority(settings: Settings) -> None:
+    stolen = load(certificates.client_certificate(settings, Principal.RECOVERY))
+    trusted = []
+    for _ in range(3):
+        certificates.publish_next_authority(settings)
+        trusted.append(is_signed_by_one_of(stolen, certificates.trust_file(settings).read_bytes()))
+        certificates.renew_certificates(settings)
+        certificates.promote_next_authority(settings)
+    assert trusted == [True, True, False]
+
+
+def test_a_rotation_of_the_authority_can_be_killed_and_repeated(settings: Settings) -> None:
+    certificates.publish_next_authority(settings)
+    trust = certificates.trust_file(settings).read_bytes()
+    certificates.publish_next_authority(settings)
+    assert certificates.trust_file(settings).read_bytes() == trust
+    authority = (settings.tls / "authority.pem").read_bytes()
+    assert certificates.promote_next_authority(settings)
+    promoted = (settings.tls / "authority.pem").read_bytes()
+    assert promoted != authority
+    assert not certificates.promote_next_authority(settings), (
+        "an unpublished authority would lock everybody out"
+    )
+    assert (settings.tls / "authority.pem").read_bytes() == promoted
+
+
+def is_signed_by_one_of(certificate: x509.Certificate, trust: bytes) -> bool:
+    return any(_verifies(certificate, issuer) for issuer in x509.load_pem_x509_certificates(trust))
+
+
+def _verifies(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, InvalidSignature):
+        return False
+    return True
 
 
 def test_every_file_is_private_and_the_authoritys_key_is_in_one_only(settings: Settings) -> None:

@@ -14,7 +14,7 @@ from kintsugi.core.settings import Settings, inherited_variables
 from kintsugi.environments import node_files
 from kintsugi.environments.local.node_isolation import Isolation, service_prefix
 from kintsugi.environments.local.node_process import MARK
-from kintsugi.infra.ssh import ensure_keys, make_key, sign_host_key
+from kintsugi.infra.ssh import authorized_keys, ensure_keys, make_key, sign_host_key
 
 _SOCKET_PATH_LIMIT = 100  # of the kernel's 108 bytes; supervisord binds a longer temporary name first
 
@@ -188,7 +188,7 @@ def _write_certificates(settings: Settings, node: Node, root: Path) -> bool:
 
 
 def _write_keys(settings: Settings, node: Node, root: Path) -> None:
-    """Give the node a new host key with its certificate, made outside its root, and our user's public key."""
+    """Give the node a new host key with its certificate, made outside its root, and our user's public keys."""
     shared = ensure_keys(settings)
     with tempfile.TemporaryDirectory(dir=shared) as private:
         key = Path(private, "host_key")
@@ -196,7 +196,7 @@ def _write_keys(settings: Settings, node: Node, root: Path) -> None:
         sign_host_key(settings, node, key)
         for name, mode in (("host_key", 0o600), ("host_key.pub", 0o644), ("host_key-cert.pub", 0o644)):
             node_files.write_file(root, f"etc/ssh/{name}", Path(private, name).read_bytes(), mode)
-    node_files.write_file(root, "etc/ssh/authorized_keys", (shared / "user.pub").read_bytes())
+    node_files.write_file(root, "etc/ssh/authorized_keys", authorized_keys(settings), 0o600)
 
 
 def _check_socket_path(root: Path) -> None:

@@ -73,7 +73,7 @@ def _fleet_variables(settings: Settings) -> dict[str, object]:
     from kintsugi.environments.local.node_identity import kafka_cluster_id
     from kintsugi.environments.local.node_isolation import choose_isolation, service_prefix
     from kintsugi.infra.class_data_sharing import archive_options, cassandra_modules, java_home, spark_modules
-    from kintsugi.infra.ssh import ssh_options, ssh_user
+    from kintsugi.infra.ssh import authorized_keys, ssh_options, ssh_user
 
     formed = settings.control / "formed"
     return {
@@ -93,6 +93,7 @@ def _fleet_variables(settings: Settings) -> dict[str, object]:
         "cassandra_formed": (formed / "cassandra").exists(),
         "kafka_cluster_id": kafka_cluster_id(settings),
         "mutual_tls": has_authority(settings),
+        "authorized_keys": authorized_keys(settings),
     }
 
 
