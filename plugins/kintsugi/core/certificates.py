@@ -133,7 +133,7 @@ def remove_authority(settings: Settings) -> None:
 
 
 def trust_file(settings: Settings) -> Path:
-    """Return the file with the certificates of the trusted authorities, which prove every other one; made at first use."""
+    """Return the file with the certificates of the trusted authorities, which prove all others; made at first use."""
     path = settings.tls / "trust.pem"
     if path.exists():
         return path

@@ -14,18 +14,15 @@ import os
 import shutil
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from kintsugi.core.certificates import create_authority, node_certificate, trust_file
 from kintsugi.core.errors import KintsugiError, PreflightError, StepFailed
-from kintsugi.core.fleet import Node, Role
 from kintsugi.core.settings import Settings, load_settings
 
 # The compiler and the collector of the roles: an archive only matches the same kind of JVM.
@@ -34,47 +31,14 @@ _ADDRESS = "127.255.254.1"
 _START_S = 120.0
 _WRITE_S = 180.0
 _OLD_ARCHIVES = 3  # of each product, 30 to 60 MB each
-_RECORDING = "2"  # to be raised when the recording changes: an archive of an older recording is not used
-
-
-@dataclass(frozen=True, slots=True)
-class _Certificates:
-    """An authority for one recording: a node of the fleet starts with TLS, so its classes belong to the archive.
-
-    ``own``: the file with the server's key and certificate. ``trust``: the file with the authority's certificate.
-    """
-
-    own: Path
-    trust: Path
-
-    @classmethod
-    def new(cls, settings: Settings, scratch: Path, role: Role) -> _Certificates:
-        installation = replace(settings, state=scratch / "state")
-        create_authority(installation)
-        node = Node("archive-1", role, _ADDRESS, 22)
-        return cls(node_certificate(installation, node), trust_file(installation))
-
-    def connect(self, port: int) -> None:
-        """Connect as a client with a certificate does; raises OSError."""
-        context = ssl.create_default_context(cafile=str(self.trust))
-        context.load_cert_chain(self.own)
-        with (
-            socket.create_connection((_ADDRESS, port), _START_S) as client,
-            context.wrap_socket(client, server_hostname=_ADDRESS),
-        ):
-            pass
 
 
 @dataclass(frozen=True, slots=True)
 class _Server:
-    """How to start one product; it has started when ``port`` accepts a connection.
-
-    ``certificates``: None if it serves without TLS.
-    """
+    """How to start one product; it has started when ``port`` accepts a connection."""
 
     command: list[str]
     port: int
-    certificates: _Certificates | None = None
 
 
 def java_home() -> Path:
@@ -88,7 +52,7 @@ def java_home() -> Path:
 def archive_path(settings: Settings, product: str) -> Path:
     """Return the path of the archive for ``product`` (kafka, cassandra, spark) and this Java; it need not exist."""
     home = java_home()
-    digest = hashlib.sha256(f"{_RECORDING} {home}".encode() + (home / "release").read_bytes())
+    digest = hashlib.sha256(str(home).encode() + (home / "release").read_bytes())
     for jar in sorted(_jar_directory(settings, product).glob("*.jar")):
         status = jar.stat()
         # In seconds, as the JVM compares it: the layers of an image keep no fractions.
@@ -154,14 +118,8 @@ def _record_archive(product: str, server: _Server, archive: Path, scratch: Path)
         )
     try:
         _await_port(product, process, server.port, log)
-        if server.certificates:
-            server.certificates.connect(server.port)
         process.send_signal(signal.SIGTERM)
         process.wait(_WRITE_S)
-    except OSError as error:
-        raise StepFailed(
-            f"{product} refuses TLS for its class archive: {error}; {_last_line(log)}"
-        ) from error
     except subprocess.TimeoutExpired as error:
         raise StepFailed(f"{product} wrote no class archive within {_WRITE_S:.0f} s") from error
     finally:
@@ -200,19 +158,12 @@ def _java_command(archive: Path, classpath: Path, options: Sequence[str] = ()) -
 
 def _kafka_server(settings: Settings, scratch: Path, archive: Path) -> _Server:
     client, controller = _free_port(), _free_port()
-    certificates = _Certificates.new(settings, scratch, Role.KAFKA)
     properties = scratch / "server.properties"
     properties.write_text(
         "process.roles=broker,controller\nnode.id=1\ncontroller.listener.names=CONTROLLER\n"
         f"controller.quorum.bootstrap.servers={_ADDRESS}:{controller}\n"
-        f"listeners=SSL://{_ADDRESS}:{client},CONTROLLER://{_ADDRESS}:{controller}\n"
-        "listener.security.protocol.map=SSL:SSL,CONTROLLER:SSL\ninter.broker.listener.name=SSL\n"
-        "ssl.client.auth=required\nssl.enabled.protocols=TLSv1.3\n"
-        f"ssl.keystore.type=PEM\nssl.keystore.location={certificates.own}\n"
-        f"ssl.truststore.type=PEM\nssl.truststore.location={certificates.trust}\n"
-        "ssl.principal.mapping.rules=RULE:^CN=([a-z]+)$/$1/\n"
-        "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n"
-        f"super.users=User:kafka\nlog.dirs={scratch / 'data'}\n"
+        f"listeners=PLAINTEXT://{_ADDRESS}:{client},CONTROLLER://{_ADDRESS}:{controller}\n"
+        f"log.dirs={scratch / 'data'}\n"
     )
     jars = _jar_directory(settings, "kafka")
     tool = [str(java_home() / "bin" / "java"), *JVM, "-cp", f"{jars}/*", "kafka.tools.StorageTool", "format"]
@@ -220,18 +171,11 @@ def _kafka_server(settings: Settings, scratch: Path, archive: Path) -> _Server:
     done = subprocess.run([*tool, *cluster], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise StepFailed(f"Kafka can't format a disk in {scratch}: {done.stderr.strip()[-300:]}")
-    return _Server([*_java_command(archive, jars), "kafka.Kafka", str(properties)], client, certificates)
+    return _Server([*_java_command(archive, jars), "kafka.Kafka", str(properties)], client)
 
 
 def _cassandra_server(settings: Settings, scratch: Path, archive: Path) -> _Server:
     client, storage = _free_port(), _free_port()
-    certificates = _Certificates.new(settings, scratch, Role.CASSANDRA)
-    stores = (
-        "  require_client_auth: true\n  optional: false\n  accepted_protocols: [TLSv1.3]\n"
-        "  ssl_context_factory:\n"
-        "    class_name: org.apache.cassandra.security.PEMBasedSslContextFactory\n"
-        f"  keystore: {certificates.own}\n  truststore: {certificates.trust}\n"
-    )
     (scratch / "cassandra.yaml").write_text(
         "cluster_name: archive\npartitioner: org.apache.cassandra.dht.Murmur3Partitioner\n"
         "endpoint_snitch: SimpleSnitch\ncommitlog_sync: periodic\ncommitlog_sync_period: 10000ms\n"
@@ -239,10 +183,6 @@ def _cassandra_server(settings: Settings, scratch: Path, archive: Path) -> _Serv
         f"    parameters:\n      - seeds: '{_ADDRESS}:{storage}'\n"
         f"listen_address: {_ADDRESS}\nrpc_address: {_ADDRESS}\n"
         f"storage_port: {storage}\nnative_transport_port: {client}\n"
-        "role_manager: CassandraRoleManager\nauthenticator: PasswordAuthenticator\n"
-        "authorizer: CassandraAuthorizer\n"
-        f"client_encryption_options:\n  enabled: true\n{stores}"
-        f"server_encryption_options:\n  internode_encryption: all\n{stores}"
     )
     jars = _jar_directory(settings, "cassandra")
     properties = {
@@ -259,8 +199,9 @@ def _cassandra_server(settings: Settings, scratch: Path, archive: Path) -> _Serv
     # matches with it too.
     options = cassandra_modules()
     options += [f"-D{key}={value}" for key, value in properties.items()]
-    command = [*_java_command(archive, jars, options), "org.apache.cassandra.service.CassandraDaemon"]
-    return _Server(command, client, certificates)
+    return _Server(
+        [*_java_command(archive, jars, options), "org.apache.cassandra.service.CassandraDaemon"], client
+    )
 
 
 def _spark_server(settings: Settings, scratch: Path, archive: Path) -> _Server:

@@ -16,6 +16,9 @@ dropped as soon as ``recovery`` exists. Until then only a client with a certific
 
 In Cassandra the rights belong to a role that can't log in (``stream``). Who logs in (``stream_3fa9c01b``) is granted
 it, so a rotation makes another login while the old one still works.
+
+A node reads roles from its own disk alone, and a change is complete when a majority has it. So what builds on a role
+waits until every node has it.
 """
 
 from __future__ import annotations
@@ -33,10 +36,14 @@ from kintsugi.pipeline.cassandra_session import open_session, session_scope, shu
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
+    from cassandra.pool import Host
     from kafka import KafkaAdminClient
 
 SPARK_GROUPS = "spark-kafka-source-"
 """The groups of Spark's Kafka source begin so; it commits nothing to them."""
+
+ROLE_SECONDS = 20.0
+"""How long a change of a role may take to reach every node."""
 
 _CLUSTER = "kafka-cluster"  # as Kafka calls it in the list
 _DEFAULT_ROLE = "cassandra"
@@ -138,7 +145,7 @@ def _create_super_role(contact_points: list[str]) -> None:
     )
     try:
         with shut_down_after(open_session(cluster, None)) as session:
-            session.execute(f"CREATE ROLE IF NOT EXISTS {Principal.RECOVERY} WITH SUPERUSER = true")
+            _create_role(session, Principal.RECOVERY, "SUPERUSER = true")
             create_login(session, current_login(Principal.RECOVERY))
     except KintsugiError:
         return
@@ -149,7 +156,7 @@ def authorize_in_cassandra(session: Session) -> None:
     if client_context(Principal.RECOVERY) is None:
         return
     for principal in ROLES:
-        session.execute(f"CREATE ROLE IF NOT EXISTS {principal}")
+        _create_role(session, principal)
         create_login(session, current_login(principal))
     for principal, rights, resource in _CASSANDRA:
         for right in rights:
@@ -157,14 +164,48 @@ def authorize_in_cassandra(session: Session) -> None:
 
 
 def create_login(session: Session, login: Login) -> None:
-    """Let ``login`` in, with the rights of its principal; one that exists stays as it is."""
+    """Let ``login`` in at every node, with the rights of its principal; one that exists stays as it is.
+
+    Raises KintsugiError when a node doesn't know the login within ROLE_SECONDS.
+    """
     # Its name and password are of our own letters and digits, and no prepared statement can create a role.
-    session.execute(
-        f"CREATE ROLE IF NOT EXISTS {login.role} WITH PASSWORD = '{login.password}' AND LOGIN = true"
-    )
-    granted = {row.role for row in session.execute(f"LIST ROLES OF {login.role}")}
+    granted = _create_role(session, login.role, f"PASSWORD = '{login.password}' AND LOGIN = true")
     if login.principal.value not in granted:  # Cassandra refuses to grant a role twice
         session.execute(f"GRANT {login.principal} TO {login.role}")
+        _await_role(session, login.role, {login.principal.value})
+
+
+def _create_role(session: Session, role: str, options: str = "") -> set[str]:
+    """Create ``role`` at every node, unless it exists; returns the roles that it is granted on all of them."""
+    session.execute(f"CREATE ROLE IF NOT EXISTS {role}{options and f' WITH {options}'}")
+    return _await_role(session, role, set())
+
+
+def _await_role(session: Session, role: str, granted: set[str]) -> set[str]:
+    """Wait until every node that is up knows ``role`` and that it is ``granted`` these; returns what all grant it."""
+    deadline = time.monotonic() + ROLE_SECONDS
+    known: list[set[str]] = []
+    for host in [host for host in session.cluster.metadata.all_hosts() if host.is_up is not False]:
+        while (roles := _roles_at(session, host, role)) is None or not granted <= roles:
+            if time.monotonic() > deadline:
+                raise KintsugiError(
+                    f"{host.address} doesn't know the role {role} after {ROLE_SECONDS:.0f} s: "
+                    "look at the node in `make status`, and try again when it is healthy"
+                )
+            time.sleep(0.1)
+        known.append(roles)
+    return set.intersection(*known) if known else set()
+
+
+def _roles_at(session: Session, host: Host, role: str) -> set[str] | None:
+    """The roles that one node knows ``role`` to be granted; None while it doesn't know the role, or can't be asked."""
+    from cassandra import InvalidRequest
+    from cassandra.cluster import NoHostAvailable
+
+    try:
+        return {row.role for row in session.execute(f"LIST ROLES OF {role}", host=host)}
+    except (InvalidRequest, NoHostAvailable):
+        return None
 
 
 def drop_other_logins(session: Session, kept: Collection[Login]) -> list[str]:
