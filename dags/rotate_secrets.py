@@ -13,7 +13,8 @@ RUNBOOK = """
 Makes new certificates, new logins of Cassandra, new keys of S3 and SSH, and a new password of JMX. Then it rolls out
 the release that the nodes run (`deploy_release`). The old ones are valid until every node has the new ones, so nothing
 stops for it. Each node is restarted once, one at a time. The old ones are dropped after a backup has the new ones: a
-restore needs them. A rotation also publishes the next certificate authority; the third one stops trusting the present one.
+restore needs them. A rotation also publishes the next certificate authority. The third one stops trusting the present
+one.
 
 It is paused: unpause it for a rotation on the first of each month, or trigger it.
 On the command line: `kintsugi rotate-secrets`.

@@ -28,10 +28,10 @@ class Cluster:
 
     def execute(self, statement: str, host: Any = None) -> Sequence[Any]:
         if not statement.startswith("LIST"):
-            unknown = [name for name, questions in self.unheard.items() if questions]
+            unknown = [host.address for host in self.hosts if host.is_up and self.unheard.get(host.address)]
             if statement.startswith("GRANT") and unknown:
                 raise InvalidRequest(f"<role {LOGIN.role}> doesn't exist at {unknown}")
-            self.written.append(statement.split()[0])
+            self.written.append(statement.split(maxsplit=1)[0])
             self.unheard = dict(self.late)
             return []
         if self.unheard.get(host.address):
@@ -58,6 +58,5 @@ def test_a_node_that_never_learns_of_a_login_is_named(monkeypatch: pytest.Monkey
 def test_a_node_that_is_down_is_not_waited_for() -> None:
     cluster = Cluster({"c": 10_000})
     cluster.hosts[2].is_up = False
-    cluster.late = {}
     authorization.create_login(cluster, LOGIN)
     assert cluster.written == ["CREATE", "GRANT"]
