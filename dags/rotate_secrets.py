@@ -5,25 +5,29 @@ from __future__ import annotations
 from datetime import timedelta
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
-from airflow.sdk import DAG, CronTriggerTimetable, task
+from airflow.sdk import DAG, CronTriggerTimetable, Param, task
 
 RUNBOOK = """
 ### Rotate secrets
 
-Makes new certificates, new logins of Cassandra, new keys of S3 and SSH, and a new password of JMX. Then it rolls out
-the release that the nodes run (`deploy_release`). The old ones are valid until every node has the new ones, so nothing
-stops for it. Each node is restarted once, one at a time. The old ones are dropped after a backup has the new ones: a
-restore needs them. A rotation also publishes the next certificate authority. The third one stops trusting the present
-one.
+Makes new certificates, new logins of Cassandra, new keys of S3 and SSH, and a new password of JMX. Spark's nodes get
+them without a restart. Then it rolls out the release that the nodes run (`deploy_release`), which restarts the nodes of
+Kafka and Cassandra one at a time. The old secrets are valid until every node has the new ones, so nothing stops for it.
+They are dropped after a backup has the new ones: a restore needs them.
+
+With **Replace the authority**, it also publishes the next certificate authority. The third such rotation stops trusting
+the present one. Spark's nodes are restarted too, so the stream stands still for about 40 s.
 
 It is paused: unpause it for a rotation on the first of each month, or trigger it.
 On the command line: `kintsugi rotate-secrets`.
 
 **`renew` failed?** Cassandra did not answer, or a roll-out is under way; the log says which. Nothing was changed. Clear
 the task when the nodes are healthy.
+**`hand_out` failed?** A node of Spark is down, or another run changes it. Clear the task when the node is healthy.
 **`roll_out` failed?** Look at the run of `deploy_release` with the same time. Nodes that were not reached have the old
 secrets, which are still valid. Trigger `rotate_secrets` again when the cause is gone: it goes on with the same secrets.
 **`back_up` failed?** Look at the run of `back_up_control_plane` with the same time. Clear the task when it can succeed.
+**`finish` failed?** A client still uses an old login; the log names both. Restart the client, then clear the task.
 """
 
 with DAG(
@@ -36,18 +40,40 @@ with DAG(
     is_paused_upon_creation=True,
     tags=["kintsugi", "release"],
     default_args={"owner": "kintsugi", "execution_timeout": timedelta(minutes=90)},
+    params={
+        "authority": Param(
+            default=False,
+            type="boolean",
+            title="Replace the authority",
+            description="Publish the next certificate authority; Spark's nodes are restarted for it",
+        ),
+    },
 ) as dag:
 
     @task(task_id="renew", execution_timeout=timedelta(minutes=5))
-    def renew() -> str:
+    def renew(**context: object) -> str:
         """Renew the secrets; returns the digest of the release that is rolled out to bring them to the nodes."""
         from kintsugi.operations.context import Context
         from kintsugi.releases.secret_rotation import release_to_roll_out, renew_secrets
 
-        context = Context.from_environment()
-        digest = release_to_roll_out(context)
-        print(renew_secrets(context.settings))
+        ours = Context.from_environment()
+        digest = release_to_roll_out(ours)
+        print(renew_secrets(ours.settings, authority=bool(context["params"]["authority"])))  # type: ignore[index]
         return digest
+
+    @task(
+        task_id="hand_out",
+        retries=3,
+        retry_delay=timedelta(seconds=30),
+        execution_timeout=timedelta(minutes=15),
+    )
+    def hand_out(**context: object) -> str:
+        """Give the new secrets to Spark's nodes, without a restart; returns a sentence."""
+        from kintsugi.operations.context import Context
+        from kintsugi.releases.secret_rotation import hand_out_secrets
+
+        run = context["dag_run"]
+        return hand_out_secrets(Context.from_environment(), f"{run.dag_id}/{run.run_id}")  # type: ignore[attr-defined]
 
     @task(task_id="finish", execution_timeout=timedelta(minutes=5))
     def finish() -> str:
@@ -73,4 +99,4 @@ with DAG(
         deferrable=True,
         poke_interval=10,
     )
-    renew() >> roll_out >> back_up >> finish()
+    renew() >> hand_out() >> roll_out >> back_up >> finish()

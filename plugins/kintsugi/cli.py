@@ -250,9 +250,10 @@ def rotate_secrets(options: argparse.Namespace, settings: Settings) -> int:
 
     airflow = ControlPlane(settings).airflow
     airflow.unpause("rotate_secrets")
-    run_id = airflow.trigger("rotate_secrets")
+    run_id = airflow.trigger("rotate_secrets", {"authority": options.authority})
     print(
-        f"The run {run_id} of rotate_secrets restarts each node once, one at a time: see {airflow.url}. "
+        f"The run {run_id} of rotate_secrets restarts the nodes of Kafka and Cassandra, one at a time"
+        f"{', and then those of Spark' if options.authority else ''}: see {airflow.url}. "
         "The DAG is unpaused now, so it also runs on the first of each month. Pause it to prevent that."
     )
     return 0
@@ -370,8 +371,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     recreate_parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     stop_parser = add_command(commands, chaos_stop)
-    for command in (chaos_resume, chaos_status, rotate_secrets):
+    for command in (chaos_resume, chaos_status):
         add_command(commands, command)
+    rotation_parser = add_command(commands, rotate_secrets)
+    rotation_parser.add_argument(
+        "--authority",
+        action="store_true",
+        help="also replace the certificate authority; restarts Spark's nodes",
+    )
     old_chaos_parser = commands.add_parser("chaos")  # no help: the list of commands doesn't show it
     old_chaos_parser.set_defaults(command=old_chaos)
     old_chaos_parser.add_argument("what", choices=("stop", "resume", "status"))

@@ -297,7 +297,7 @@ def test_a_rotation_ends_no_connection_and_locks_nobody_out(settings: Settings) 
     node = the(settings, Role.CASSANDRA)
     with session_scope(contact_points(settings), Principal.STREAM) as old:
         before = current_login(Principal.STREAM)
-        assert secret_rotation.renew_secrets(settings).startswith("renewed: ")
+        assert secret_rotation.renew_secrets(settings, authority=True).startswith("renewed: ")
         assert current_login(Principal.STREAM) != before
         old.execute("SELECT * FROM trade LIMIT 1")
         with session_scope(contact_points(settings), Principal.STREAM) as new:

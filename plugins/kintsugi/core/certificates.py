@@ -115,6 +115,11 @@ def publish_next_authority(settings: Settings) -> None:
         write_private(trust_file(settings), "".join([*trusted, following][-_TRUSTED_AUTHORITIES:]))
 
 
+def is_authority_published(settings: Settings) -> bool:
+    """Whether an authority waits until everybody trusts it."""
+    return (settings.tls / _NEXT_AUTHORITY).exists()
+
+
 def promote_next_authority(settings: Settings) -> bool:
     """Let the published authority sign from now on; the caller knows that everybody trusts it.
 

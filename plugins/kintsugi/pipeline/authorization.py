@@ -45,6 +45,10 @@ SPARK_GROUPS = "spark-kafka-source-"
 ROLE_SECONDS = 20.0
 """How long a change of a role may take to reach every node."""
 
+UNUSED_SECONDS = 60.0
+"""How long a client may still use an old login."""
+
+_CLIENTS = "SELECT username FROM system_views.clients"
 _CLUSTER = "kafka-cluster"  # as Kafka calls it in the list
 _DEFAULT_ROLE = "cassandra"
 _LOGIN = re.compile(rf"(?:{'|'.join(Principal)})_[0-9a-f]{{8}}\Z", re.ASCII)
@@ -175,6 +179,18 @@ def create_login(session: Session, login: Login) -> None:
         _await_role(session, login.role, {login.principal.value})
 
 
+def _await_unused(session: Session, logins: set[str]) -> None:
+    deadline = time.monotonic() + UNUSED_SECONDS
+    for host in session.cluster.metadata.all_hosts():
+        while used := logins & {row.username for row in session.execute(_CLIENTS, host=host)}:
+            if time.monotonic() > deadline:
+                raise KintsugiError(
+                    f"a client of {host.address} still uses {', '.join(sorted(used))}, so no login was dropped: "
+                    "restart that client, it reads its new login when it connects; then clear this task"
+                )
+            time.sleep(0.5)
+
+
 def _create_role(session: Session, role: str, options: str = "") -> set[str]:
     """Create ``role`` at every node, unless it exists; returns the roles that it is granted on all of them."""
     session.execute(f"CREATE ROLE IF NOT EXISTS {role}{options and f' WITH {options}'}")
@@ -209,10 +225,14 @@ def _roles_at(session: Session, host: Host, role: str) -> set[str] | None:
 
 
 def drop_other_logins(session: Session, kept: Collection[Login]) -> list[str]:
-    """Drop every login of ours that isn't one of ``kept``, and return their names; roles of other people stay."""
+    """Drop every login of ours that isn't one of ``kept``, and return their names; roles of other people stay.
+
+    Raises KintsugiError when a client still uses one after UNUSED_SECONDS; then none is dropped.
+    """
     names = {login.role for login in kept}
     roles = [row.role for row in session.execute("LIST ROLES")]
     others = sorted(name for name in roles if _LOGIN.match(name) and name not in names)
+    _await_unused(session, set(others))
     for name in others:
         session.execute(f"DROP ROLE IF EXISTS {name}")
     return others

@@ -104,22 +104,31 @@ def _is_in_maintenance(context: Context, node: str) -> bool:
 
 
 def _correct_files(context: Context, node: str, holder: str) -> bool:
-    """Write the node's files again from its release, without a restart; False if another run holds its lease."""
+    """Write the node's files and record it; False if another run holds its lease."""
     try:
-        lease = context.store.acquire_lease(node, holder, LEASE_S, fresh_token=True)
+        digest = write_files(context, node, holder)
     except LeaseHeld as held:
         log.warning("%s", held)
         return False
+    context.store.record_drift(node, digest or "", [], put_right=True)
+    return True
+
+
+def write_files(context: Context, node: str, holder: str) -> str | None:
+    """Write the node's files again from its release, without a restart; returns the digest, None without a release.
+
+    Raises LeaseHeld if another run than ``holder`` changes the node.
+    """
+    lease = context.store.acquire_lease(node, holder, LEASE_S, fresh_token=True)
     try:
         digest = assignment.digest_to_configure_from(context.store, node)
         context.store.check_lease(node, lease.token)
         _ansible_of(context, digest).run(
             "site.yml", limit=node, extra_vars=stream_driver.driver_variables(context), timeout_s=CHECK_S
         )
-        context.store.record_drift(node, digest or "", [], put_right=True)
     finally:
         context.store.release_lease(node, lease.token)
-    return True
+    return digest
 
 
 def _ansible_of(context: Context, digest: str | None) -> Any:

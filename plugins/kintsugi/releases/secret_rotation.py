@@ -2,16 +2,18 @@
 
 1. `renew_secrets` makes new ones beside the old ones, and both are valid. Clients use the new ones at their next
    connection.
-2. A roll-out of the release that runs brings them to the nodes: the files of every node differ, so each is configured
-   and restarted in turn, while the steady state holds.
-3. `finish_rotation` drops the old logins and the old keys of S3. Every connection is younger than the roll-out by
-   then. No node has a key of S3; clients of the control plane take the new one at their next use.
+2. `hand_out_secrets` gives them to Spark's nodes, which need no restart: the stream reads its login at each connection.
+3. A roll-out of the release that runs brings them to the other nodes: the files of each differ, so each is configured
+   and restarted in turn, while the steady state holds. Every connection to Cassandra is made again by that.
+4. `finish_rotation` drops the old logins and the old keys of S3, once nobody uses them. No node has a key of S3; clients
+   of the control plane take the new one at their next use.
 
-The authority is replaced over three rotations. The first publishes the next authority: every node trusts it. From then
-on it signs, so the certificates of the second rotation are its own. The third stops trusting the old authority.
-The user key of SSH is replaced over two in the same way: nodes accept the next one before it is used.
+The user key of SSH is replaced over two rotations: nodes accept the next one before it is used. The authority is
+replaced over three, but only by those that are asked to. The first publishes the next authority: every node trusts it.
+From then on it signs, so the certificates of the second rotation are its own. The third stops trusting the old one.
+Spark reads at its start whom it trusts, so these rotations restart its nodes too.
 
-Each may be killed and run again. Between 1 and 3 nothing is renewed a second time, because nodes that the roll-out has
+Each may be killed and run again. Between 1 and 4 nothing is renewed a second time, because nodes that the roll-out has
 not reached still use the old logins.
 """
 
@@ -33,6 +35,7 @@ from kintsugi.infra.ssh import promote_next_key, publish_next_key
 from kintsugi.operations.context import Context
 from kintsugi.pipeline import authorization
 from kintsugi.pipeline.cassandra_session import session_scope
+from kintsugi.releases import drift
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
@@ -40,10 +43,10 @@ if TYPE_CHECKING:
 _LOGINS = (*authorization.ROLES, Principal.RECOVERY)
 
 
-def renew_secrets(settings: Settings) -> str:
-    """Make new certificates, logins and keys of S3, and a new password for JMX; returns what was done, as a sentence.
+def renew_secrets(settings: Settings, *, authority: bool = False) -> str:
+    """Make new certificates, logins and keys, and a new password for JMX; returns what was done, as a sentence.
 
-    Does nothing while the rotation before isn't finished. Raises KintsugiError when Cassandra can't be asked; then
+    ``authority``: publish the next authority too. Does nothing while the rotation before isn't finished. Raises KintsugiError when Cassandra can't be asked; then
     nothing is renewed.
     """
     mark = _unfinished(settings)
@@ -52,7 +55,8 @@ def renew_secrets(settings: Settings) -> str:
     renewed = []
     if certificates.has_authority(settings):
         logins = _renew_logins(settings)
-        certificates.publish_next_authority(settings)
+        if authority:
+            certificates.publish_next_authority(settings)
         renewed = [
             f"{certificates.renew_certificates(settings)} certificates",
             f"{logins} logins of Cassandra",
@@ -66,9 +70,25 @@ def renew_secrets(settings: Settings) -> str:
     return f"renewed: {', '.join([*renewed, 'the password of JMX'])}"
 
 
+def hand_out_secrets(context: Context, holder: str) -> str:
+    """Write the new secrets to Spark's nodes without a restart; returns a sentence.
+
+    It comes before the roll-out: the stream logs in again when a node of Cassandra has been restarted. While the
+    authority is replaced, nothing is done, and the roll-out restarts these nodes. Raises LeaseHeld while another run
+    changes one of them.
+    """
+    if certificates.is_authority_published(context.settings):
+        return "the authority is replaced, so the roll-out restarts Spark's nodes"
+    nodes = [node.name for node in context.fleet.of(Role.SPARK_MASTER, Role.SPARK_WORKER)]
+    for node in nodes:
+        drift.write_files(context, node, holder)
+    return f"{', '.join(nodes)} have the new secrets"
+
+
 def finish_rotation(settings: Settings) -> str:
     """Drop the logins and keys that were replaced, once every node has its new ones; returns a sentence.
 
+    Raises KintsugiError if a client still uses an old login; then nothing is dropped.
     The authority that every node trusts by now signs from then on, and the SSH key that they accept is used.
     """
     dropped: list[str] = []
