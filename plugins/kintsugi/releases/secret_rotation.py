@@ -5,8 +5,8 @@
 2. `hand_out_secrets` gives them to Spark's nodes, which need no restart: the stream reads its login at each connection.
 3. A roll-out of the release that runs brings them to the other nodes: the files of each differ, so each is configured
    and restarted in turn, while the steady state holds. Every connection to Cassandra is made again by that.
-4. `finish_rotation` drops the old logins and the old keys of S3, once nobody uses them. No node has a key of S3; clients
-   of the control plane take the new one at their next use.
+4. `finish_rotation` drops the old logins and the old keys of S3, once nobody uses them. No node has a key of S3.
+   Clients of the control plane take the new one at their next use.
 
 The user key of SSH is replaced over two rotations: nodes accept the next one before it is used. The authority is
 replaced over three, but only by those that are asked to. The first publishes the next authority: every node trusts it.
@@ -46,8 +46,8 @@ _LOGINS = (*authorization.ROLES, Principal.RECOVERY)
 def renew_secrets(settings: Settings, *, authority: bool = False) -> str:
     """Make new certificates, logins and keys, and a new password for JMX; returns what was done, as a sentence.
 
-    ``authority``: publish the next authority too. Does nothing while the rotation before isn't finished. Raises KintsugiError when Cassandra can't be asked; then
-    nothing is renewed.
+    ``authority``: publish the next authority too. Does nothing while the rotation before isn't finished. Raises
+    KintsugiError when Cassandra can't be asked; then nothing is renewed.
     """
     mark = _unfinished(settings)
     if mark.exists():
