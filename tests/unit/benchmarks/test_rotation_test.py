@@ -1,8 +1,10 @@
-"""Gaps in what is stored, from readings of the stream's offsets."""
+"""Gaps in what is stored, from readings of the stream's offsets and from the batches that the driver logged."""
 
 from __future__ import annotations
 
-from benchmarks.rotation_test import describe_gaps, measure_gaps_s
+from datetime import datetime
+
+from benchmarks.rotation_test import describe_gaps, measure_gaps_s, read_batches
 from benchmarks.throughput.meters import StreamReading
 
 
@@ -35,3 +37,19 @@ def test_the_report_counts_the_gaps_over_the_limit() -> None:
         "gaps_over_limit": 2,
         "most_lag": 10,
     }
+
+
+LOG = """\
+2026-11-30T10:17:50.000000+00:00 2026-11-30 10:17:50,000 INFO stream_trades: batch 628: 999 trades, 0 unusual, 20 windows
+2026-11-30T10:17:51.250000+00:00 2026-11-30 10:17:51,250 INFO stream_trades: batch 629: 1000 trades, 0 unusual, 20 windows
+2026-11-30T10:17:51.300000+00:00 2026-11-30T10:17:51.300Z WARN ProcessingTimeExecutor: Current batch is falling behind.
+2026-11-30T10:17:56.250000+00:00 2026-11-30 10:17:56,250 INFO stream_trades: batch 630: 2770 trades, 0 unusual, 20 windows
+2026-11-30T10:18:00.000000+00:00 2026-11-30 10:18:00,000 INFO stream_trades: batch 631: 999 trades, 0 unusual, 20 windows
+"""
+
+
+def test_batches_of_the_drivers_log_count_in_their_time_only() -> None:
+    begin, end = (datetime.fromisoformat(f"2026-11-30T10:17:{second}+00:00").timestamp() for second in (51, 59))
+    batches = read_batches(LOG.splitlines(), begin, end)
+    assert [batch.stored for batch in batches] == [1000, 3770]
+    assert measure_gaps_s(batches) == [5.0]
