@@ -28,8 +28,11 @@ RENDER = """
   connection: local
   gather_facts: false
   tasks:
-    - ansible.builtin.include_vars: "{{ roles }}/{{ node_role }}/{{ item }}/main.yml"
-      loop: [defaults, vars]
+    # The variables of the roles, each with its own precedence; no task of them runs.
+    - ansible.builtin.import_role: {name: kafka}
+      when: false
+    - ansible.builtin.import_role: {name: cassandra}
+      when: false
     - kintsugi.node.service:
         files:
           - path: "{{ target }}/{{ inventory_hostname }}.properties"
@@ -53,7 +56,8 @@ RENDER = """
     - kintsugi.node.service:
         files:
           - path: "{{ target }}/{{ inventory_hostname }}.rackdc"
-            content: "{{ cassandra_rackdc }}"
+            content: >-
+              {{ (cassandra_files | selectattr("path", "search", "rackdc") | first).content }}
       when: node_role == 'cassandra'
 """
 
