@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +21,14 @@ def installation(directory: Path, block: str) -> Settings:
     fleet_file.parent.mkdir(parents=True, exist_ok=True)
     fleet_file.write_text((REPOSITORY / "fleet.yaml").read_text().replace("127.20.", f"{block}."))
     return Settings(state=directory / "state", cache=load_settings().cache, fleet_file=fleet_file)
+
+
+def give_zones(settings: Settings, zones: Mapping[str, str]) -> None:
+    """Write these zones, by node name, into the fleet file; other nodes have none."""
+    text = re.sub(r", zone: \S+\}", "}", settings.fleet_file.read_text())
+    for name, zone in zones.items():
+        text = re.sub(rf"(name: {name}, .*)\}}", rf"\1, zone: {zone}}}", text)
+    settings.fleet_file.write_text(text)
 
 
 @contextmanager

@@ -62,6 +62,8 @@ def _option_default(option: Mapping[str, Any]) -> str:
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
     text = "[" + ", ".join(map(str, default)) + "]" if isinstance(default, list) else str(default)
+    if not text:
+        return "empty"
     return f"`{text}`" if len(text) <= _SHORT else "see `defaults/main.yml`"
 
 

@@ -16,10 +16,11 @@ import yaml
 
 from kintsugi.airflow_ext.operators.stream_submission import installed_submission
 from kintsugi.controlplane.airflow_environment import own_connections
+from kintsugi.core.cassandra_racks import record_zones
 from kintsugi.core.certificates import create_authority
 from kintsugi.core.fleet import REPOSITORY, Role
 from kintsugi.core.settings import Settings
-from tests.installations import installation, open_directory
+from tests.installations import give_zones, installation, open_directory
 
 ANSIBLE = REPOSITORY / "ansible"
 RENDER = """
@@ -27,8 +28,11 @@ RENDER = """
   connection: local
   gather_facts: false
   tasks:
-    - ansible.builtin.include_vars: "{{ roles }}/{{ node_role }}/{{ item }}/main.yml"
-      loop: [defaults, vars]
+    # The variables of the roles, each with its own precedence; no task of them runs.
+    - ansible.builtin.import_role: {name: kafka}
+      when: false
+    - ansible.builtin.import_role: {name: cassandra}
+      when: false
     - kintsugi.node.service:
         files:
           - path: "{{ target }}/{{ inventory_hostname }}.properties"
@@ -48,6 +52,12 @@ RENDER = """
               {{ lookup('ansible.builtin.template', roles ~ '/cassandra/templates/jvm.options.j2',
                         template_vars={'replacing': item.1}) }}
       loop: [[form, false], [replace, true]]
+      when: node_role == 'cassandra'
+    - kintsugi.node.service:
+        files:
+          - path: "{{ target }}/{{ inventory_hostname }}.rackdc"
+            content: >-
+              {{ (cassandra_files | selectattr("path", "search", "rackdc") | first).content }}
       when: node_role == 'cassandra'
 """
 
@@ -88,6 +98,17 @@ def rendered_with_tls() -> Iterator[Path]:
     with open_directory() as directory:
         made = installation(directory, "127.36")
         create_authority(made)
+        yield render(made)
+
+
+@pytest.fixture(scope="module")
+def rendered_with_zones() -> Iterator[Path]:
+    """A fleet with zones, of which those of Cassandra were changed after its cluster was formed."""
+    with open_directory() as directory:
+        made = installation(directory, "127.36")
+        kafka = {"kafka-1": "a", "kafka-2": "b", "kafka-3": "c"}
+        record_zones(made, {"cassandra-1": "a", "cassandra-2": "b", "cassandra-3": "c"})
+        give_zones(made, kafka | {"cassandra-1": "c", "cassandra-2": "c", "cassandra-3": "c"})
         yield render(made)
 
 
@@ -209,6 +230,21 @@ def test_a_broker_listens_on_its_own_address_only(settings: Settings, rendered: 
     assert given["node.id"] == "2"
     assert given["listeners"] == "PLAINTEXT://127.36.1.2:9092,CONTROLLER://127.36.1.2:9093"
     assert given["controller.quorum.bootstrap.servers"] == "127.36.1.1:9093,127.36.1.2:9093,127.36.1.3:9093"
+
+
+def test_a_broker_is_in_the_rack_of_its_zone(rendered: Path, rendered_with_zones: Path) -> None:
+    racks = [properties(rendered_with_zones / f"kafka-{n}.properties")["broker.rack"] for n in (1, 2, 3)]
+    assert racks == ["a", "b", "c"]
+    assert not [name for name in properties(rendered / "kafka-1.properties") if "rack" in name]
+
+
+def test_a_cassandra_node_is_in_the_rack_that_its_cluster_was_formed_with(
+    rendered: Path, rendered_with_zones: Path
+) -> None:
+    texts = [(rendered_with_zones / f"cassandra-{n}.rackdc").read_text() for n in (1, 2, 3)]
+    assert texts == [f"dc=datacenter1\nrack={zone}\n" for zone in "abc"]
+    # What every installation without zones has on its disks.
+    assert (rendered / "cassandra-1.rackdc").read_text() == "dc=datacenter1\nrack=rack1\n"
 
 
 def test_with_tls_no_listener_of_a_broker_is_open(rendered_with_tls: Path) -> None:

@@ -94,7 +94,14 @@ def test_what_the_inventory_gives_and_a_role_uses_is_specified(role: Path) -> No
         if isinstance(node, ast.Dict)
         for key in node.keys
         if isinstance(key, ast.Constant) and isinstance(key.value, str)
-    } | {"kafka_directory_id", "spark_defaults", "cassandra_jmx_port", "cassandra_jmx_password"}
+    } | {
+        "kafka_directory_id",
+        "kafka_rack",
+        "spark_defaults",
+        "cassandra_rack",
+        "cassandra_jmx_port",
+        "cassandra_jmx_password",
+    }
     assert {"node_root", "java_home", "kafka_formed"} <= given
     texts = [
         path.read_text()

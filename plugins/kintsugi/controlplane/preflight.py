@@ -15,6 +15,7 @@ import psutil
 from kintsugi.controlplane import accounts
 from kintsugi.controlplane.airflow_environment import has_own_accounts
 from kintsugi.controlplane.postgres import find_binaries
+from kintsugi.core.cassandra_racks import zone_conflict
 from kintsugi.core.certificates import has_authority
 from kintsugi.core.errors import PreflightError
 from kintsugi.core.fleet import Role
@@ -67,6 +68,7 @@ def check_preflight(settings: Settings) -> None:
         _state_problems,
         _account_problems,
         _tls_problems,
+        _zone_problems,
     ]
     if not problems:  # else it is unknown which nodes run
         checks += (
@@ -88,6 +90,11 @@ def _tls_problems(settings: Settings) -> Iterator[str]:
             f"mutual_tls: {str(has).lower()} and can't be switched: set it back to {str(has).lower()}, "
             "or run `make down` first, which deletes all data"
         )
+
+
+def _zone_problems(settings: Settings) -> Iterator[str]:
+    if conflict := zone_conflict(settings, settings.fleet):
+        yield f"{settings.fleet_file}: {conflict}"
 
 
 def endpoints(settings: Settings) -> Iterator[Endpoint]:

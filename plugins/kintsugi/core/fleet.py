@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +18,9 @@ from kintsugi.core.errors import FleetError
 NODE_NAME = re.compile(r"(?=.{3,48}\Z)[a-z][a-z0-9-]*-[0-9]+\Z", re.ASCII)
 """A node's name becomes a part of paths, DAG ids, container names and certificates. Terraform checks it too."""
 _WORD = re.compile(r"[a-z][a-z0-9_-]{0,40}\Z", re.ASCII)
+_FLEET_KEYS = ("name", "environment", "ssh_port", "mutual_tls", "control_plane", "nodes")
+_NODE_KEYS = ("name", "role", "address", "ssh_port", "protected", "zone")
+_CONTROL_PLANE_KEYS = ("address", "airflow_port", "postgres_port", "s3_port", "log_port")
 REPOSITORY = Path(__file__).resolve().parents[3]
 WATCH = "watch_"  # the ids of the watch DAGs begin with this
 
@@ -36,12 +39,17 @@ class Role(StrEnum):
     SPARK_WORKER = "spark_worker"
 
 
+CLUSTERED = (Role.KAFKA, Role.CASSANDRA)
+"""The roles whose nodes keep copies of the same data, spread over the zones: all of them have a zone, or none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """One server: its name, its role, its address, and the port of its own sshd.
 
     ``index``: the number at the end of the name (``kafka-2`` → 2); Kafka uses it as node id. ``protected``: the node
-    is destroyed only if a person approves.
+    is destroyed only if a person approves. ``zone``: the nodes of one zone can fail together; None if the fleet file
+    gives it none.
     """
 
     name: str
@@ -49,6 +57,7 @@ class Node:
     address: str
     ssh_port: int
     protected: bool = False
+    zone: str | None = None
 
     @property
     def index(self) -> int:
@@ -125,7 +134,9 @@ def load_fleet(path: Path | None = None) -> Fleet:
         raise FleetError(f"the fleet file {path}: {error}") from error
 
 
-def _parse_fleet(document: Mapping[str, Any]) -> Fleet:
+def _parse_fleet(document: Any) -> Fleet:
+    _check_mapping(document, "the file")
+    _check_keys(document, _FLEET_KEYS, "at the top level")
     nodes: dict[str, Node] = {}
     addresses: dict[str, str] = {}
     for number, entry in enumerate(document["nodes"], start=1):
@@ -136,6 +147,7 @@ def _parse_fleet(document: Mapping[str, Any]) -> Fleet:
             raise FleetError(f"{node.name} and {addresses[node.address]} share the address {node.address}")
         nodes[node.name] = node
         addresses[node.address] = node.name
+    _check_zones(nodes.values())
     return Fleet(
         name=_word(document["name"], "name"),
         environment=_word(document["environment"], "environment"),
@@ -145,7 +157,9 @@ def _parse_fleet(document: Mapping[str, Any]) -> Fleet:
     )
 
 
-def _parse_node(entry: Mapping[str, Any], place: str, ssh_port: Any) -> Node:
+def _parse_node(entry: Any, place: str, ssh_port: Any) -> Node:
+    _check_mapping(entry, place)
+    _check_keys(entry, _NODE_KEYS, f"{place}, {_shown(entry.get('name'))}")
     name = entry["name"]
     if not isinstance(name, str) or not NODE_NAME.match(name):
         raise FleetError(
@@ -162,12 +176,38 @@ def _parse_node(entry: Mapping[str, Any], place: str, ssh_port: Any) -> Node:
         address=_address(entry["address"], f"{place}, {name}: address"),
         ssh_port=_port(entry.get("ssh_port", ssh_port), f"{place}, {name}: ssh_port"),
         protected=_truth(entry.get("protected", False), f"{place}: protected of {name}"),
+        zone=_word(entry["zone"], f"{place}, {name}: zone") if "zone" in entry else None,
     )
 
 
-def _parse_control_plane(entry: Mapping[str, Any]) -> ControlPlaneEndpoints:
+def _parse_control_plane(entry: Any) -> ControlPlaneEndpoints:
+    _check_mapping(entry, "control_plane")
+    _check_keys(entry, _CONTROL_PLANE_KEYS, "control_plane")
     ports = {key: _port(value, f"control_plane: {key}") for key, value in entry.items() if key != "address"}
     return ControlPlaneEndpoints(address=_address(entry["address"], "control_plane: address"), **ports)
+
+
+def _check_zones(nodes: Collection[Node]) -> None:
+    """Refuse a clustered role of which only some nodes have a zone: its copies are placed by the zones of all nodes."""
+    for role in CLUSTERED:
+        of_role = [node for node in nodes if node.role is role]
+        without = [node.name for node in of_role if node.zone is None]
+        if without and len(without) < len(of_role):
+            raise FleetError(
+                f"{', '.join(without)} has no zone, but other nodes of the role {role.value} have one: "
+                f"give every {role.value} node a zone, or none of them"
+            )
+
+
+def _check_mapping(value: Any, place: str) -> None:
+    if not isinstance(value, Mapping):
+        raise FleetError(f"{place} must be a mapping of keys to values, not {_shown(value)}")
+
+
+def _check_keys(entry: Mapping[Any, Any], known: Sequence[str], place: str) -> None:
+    """Refuse a key that nobody reads: a misspelt one would silently change nothing."""
+    if unknown := [_shown(key) for key in entry if key not in known]:
+        raise FleetError(f"{place}: unknown key {', '.join(unknown)}; known are: {', '.join(known)}")
 
 
 def _word(value: Any, place: str) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kintsugi.controlplane.control_plane import ControlPlane
+from kintsugi.core import cassandra_racks
 from kintsugi.core.dag_ids import BASELINE_DAG
 from kintsugi.core.errors import GuardRefused, LeaseHeld, StepFailed
 from kintsugi.core.fleet import Node, Role, watch_dag_id
@@ -154,6 +155,8 @@ def form_cluster(context: Context, role: Role, nodes: Sequence[Node], progress: 
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
         formed_file(context.settings, role).unlink(missing_ok=True)
+        if role is Role.CASSANDRA:
+            cassandra_racks.forget_zones(context.settings)
         context.terraform().replace(terraform_addresses(context.fleet.environment, nodes))
     with progress.step("Ansible: configure and form"):
         bootstrap.start_fleet(context)

@@ -55,7 +55,7 @@ def gather_status(settings: Settings) -> Document:
     Keys: ``well unwatched control_plane airflow nodes dags lag stream intake record replicas open_incidents
     incidents``.
 
-    ``nodes``: name, role, address, ``service`` and ``ssh`` (``ok``, ``refused``, ``timeout``, ``wrong``),
+    ``nodes``: name, role, address, ``zone``, ``service`` and ``ssh`` (``ok``, ``refused``, ``timeout``, ``wrong``),
     ``detail``, ``disk`` (``ok``, ``full``: nearly full, ``unknown``), ``disk_free`` in bytes. ``lag``: messages
     not yet stored, over all partitions. ``stream``: ``level`` as on Pipeline Health, and ``said``, a sentence; None
     while its watch writes no samples. ``intake``: the same for the step before Kafka, and the fields of
@@ -188,6 +188,7 @@ async def _read_node(settings: Settings, node: Node) -> Document:
         "name": node.name,
         "role": node.role.value,
         "address": node.address,
+        "zone": node.zone,
         "service": service.answer.value,
         "ssh": ssh.answer.value,
         "detail": "; ".join(said for said in (service.detail, full) if said),
@@ -317,7 +318,7 @@ def _node_rows(document: Document) -> list[tuple[str, ...]]:
     return [
         (
             node["name"],
-            node["role"],
+            f"{node['role']}, zone {node['zone']}" if node["zone"] else node["role"],
             node["address"],
             _paint_state(node["service"]),
             _paint_state(node["ssh"]),

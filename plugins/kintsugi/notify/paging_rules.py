@@ -22,9 +22,10 @@ one reason to page; the page is repeated every REMIND.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from kintsugi.core.fleet import WATCH, watch_dag_id
 from kintsugi.core.incident import Incident, Outcome
@@ -41,7 +42,8 @@ STALL = timedelta(minutes=10)
 GATHER = timedelta(seconds=10)
 MAINTAINED = timedelta(hours=12)
 COMMON_CAUSE = "common_cause"
-"""Field of a journal entry: ``{"cause": …, "nodes": […]}``, as `kintsugi.recovery.common_cause` found it, or None."""
+"""Field of a journal entry: ``{"cause": …, "zone": …, "nodes": […]}``, as `kintsugi.recovery.common_cause` found it,
+or None. ``zone`` is None unless the zone is the cause."""
 CONTROL_PLANE = "control_plane"
 """Field of a journal entry: the step failed because of the control plane, not because of its node."""
 SWEEP = "sweep__"  # as sweep_rules.RUN_PREFIX
@@ -101,8 +103,14 @@ class _Call:
     @property
     def named(self) -> frozenset[str]:
         """The nodes that were named as sharing the common cause; see COMMON_CAUSE."""
-        named = [entry.data[COMMON_CAUSE] for entry in self.first.entries if entry.data.get(COMMON_CAUSE)]
-        return frozenset(named[-1]["nodes"]) if named else frozenset()
+        cause = self.common_cause
+        return frozenset(cause["nodes"]) if cause else frozenset()
+
+    @property
+    def common_cause(self) -> Mapping[str, Any] | None:
+        """The newest common cause that the guards named; see COMMON_CAUSE."""
+        causes = [entry.data[COMMON_CAUSE] for entry in self.first.entries if entry.data.get(COMMON_CAUSE)]
+        return causes[-1] if causes else None
 
     @property
     def symptom(self) -> str | None:
@@ -173,8 +181,17 @@ def _one_page(calls: Sequence[_Call], key: str) -> Page:
         title.replace(") needs a person: its", ") need a person: their", 1).replace(
             ") is not", ") are not", 1
         ),
-        f"These failures probably have one cause:\n{reasons}\n{page.text}",
+        f"These failures probably have one cause{_shared_zone(calls, nodes)}:\n{reasons}\n{page.text}",
     )
+
+
+def _shared_zone(calls: Sequence[_Call], nodes: Sequence[str]) -> str:
+    """The zone that a journal names as the cause of all these nodes, as a part of a sentence; else empty."""
+    causes = [call.common_cause for call in calls]
+    zones = [
+        cause["zone"] for cause in causes if cause and cause.get("zone") and set(nodes) <= set(cause["nodes"])
+    ]
+    return f", zone {zones[-1]}" if zones else ""
 
 
 def _extend_chain(before: Sequence[Incident], incident: Incident) -> list[Incident]:

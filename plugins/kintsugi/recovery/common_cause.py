@@ -6,7 +6,8 @@ The rules, in order; the first that fits decides:
     the node's silence is no proof that it is down. Nothing that still runs is killed.
 2.  **Shared silence**: other nodes became silent within 15 s of this one, and the platform does not say that they are
     dead (a storage stall, the network). Nothing that still runs is killed until 45 s after the last of them became
-    silent. After that the guards allow one kill at a time in each role.
+    silent. After that the guards allow one kill at a time in each role. If all of them are in one zone, the zone is
+    named as the cause; of nodes that have one role as well, only if no other node of the zone answers.
 
 Nodes that are dead according to the platform are no sign of a common cause. After a power cut all nodes are dead, and
 all are started together.
@@ -14,7 +15,7 @@ all are started together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -34,8 +35,9 @@ class Cause(StrEnum):
     """What several nodes have in common."""
 
     STARVED = "starved"  # the node or the control plane lacks processor time
-    ROLE = "role"  # nodes of one role became silent together
-    FLEET = "fleet"  # nodes of several roles did
+    ZONE = "zone"  # nodes of one zone became silent together
+    ROLE = "role"  # nodes of one role did
+    FLEET = "fleet"  # nodes of several roles and zones, or without a zone, did
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class OtherNode:
     """Another node of the fleet now.
 
     ``running``: the platform's answer, None if unknown. ``silent_since``: UTC, None if it answers.
+    ``zone``: None if the fleet file gives it none.
     """
 
     name: str
@@ -50,6 +53,7 @@ class OtherNode:
     answers: bool
     running: bool | None = None
     silent_since: datetime | None = None
+    zone: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +66,16 @@ class Starvation:
 
 @dataclass(frozen=True, slots=True)
 class CommonCause:
-    """A likely cause outside the node. ``nodes``: those that share it, sorted. ``until``: when to evaluate again."""
+    """A likely cause outside the node.
+
+    ``nodes``: those that share it, sorted. ``until`` (UTC): when to evaluate again. ``zone``: set if it is the cause.
+    """
 
     cause: Cause
     nodes: tuple[str, ...]
     until: datetime
     reason: str
+    zone: str | None = None
 
 
 def find_common_cause(
@@ -78,14 +86,18 @@ def find_common_cause(
     silent_since: datetime | None,
     others: Iterable[OtherNode],
     starvation: Starvation | None = None,
+    zone: str | None = None,
 ) -> CommonCause | None:
-    """Return the likely common cause at ``at`` (UTC), or None. ``silent_since``: of this node, None if unknown."""
+    """Return the likely common cause at ``at`` (UTC), or None.
+
+    ``silent_since``: of this node, None if unknown. ``zone``: of this node, None if it has none.
+    """
     if starvation is not None and at < starvation.until:
         return CommonCause(Cause.STARVED, (node,), starvation.until, starvation.detail)
-    since = silent_since or at
+    since, known = silent_since or at, tuple(others)
     together = [
         other
-        for other in others
+        for other in known
         if not other.answers
         and other.running is not False
         and other.silent_since is not None
@@ -97,11 +109,33 @@ def find_common_cause(
     if at >= until:
         return None
     nodes = tuple(sorted([node, *(other.name for other in together)]))
-    one_role = all(other.role is role for other in together)
+    cause, shared_zone = _shared_part(role, zone, together, known)
     return CommonCause(
-        Cause.ROLE if one_role else Cause.FLEET,
+        cause,
         nodes,
         until,
-        f"{', '.join(nodes)} became silent together and still run. They probably share a cause, such as "
-        f"storage or network. Nothing is killed for another {(until - at).total_seconds():.0f} s.",
+        f"{', '.join(nodes)} became silent together and still run. {_probable_cause(shared_zone)} "
+        f"Nothing is killed for another {(until - at).total_seconds():.0f} s.",
+        shared_zone,
     )
+
+
+def _shared_part(
+    role: Role, zone: str | None, together: Sequence[OtherNode], others: Sequence[OtherNode]
+) -> tuple[Cause, str | None]:
+    """Return what this node and the nodes ``together`` with it share, and the zone if it is that.
+
+    Nodes that share both may have failed for either reason: for the role's if another node of the zone answers.
+    """
+    one_role = all(other.role is role for other in together)
+    one_zone = zone is not None and all(other.zone == zone for other in together)
+    zone_answers = any(other.answers for other in others if other.zone == zone)
+    if one_zone and not (one_role and zone_answers):
+        return Cause.ZONE, zone
+    return Cause.ROLE if one_role else Cause.FLEET, None
+
+
+def _probable_cause(zone: str | None) -> str:
+    if zone is None:
+        return "They probably share a cause, such as storage or network."
+    return f"All of them are in zone {zone}, which probably failed as a whole: its power, network or storage."

@@ -153,9 +153,9 @@ def waits_only(ruling: GuardResult) -> bool:
 
 
 def _waiting_data(answer: _GuardAnswer) -> dict[str, Any]:
-    """Data for the journal: whether the recovery waits, and which nodes share a cause."""
+    """Data for the journal: whether the recovery waits, and which nodes share which cause."""
     cause = answer.common_cause
-    shared = {"cause": cause.cause.value, "nodes": list(cause.nodes)} if cause else None
+    shared = {"cause": cause.cause.value, "zone": cause.zone, "nodes": list(cause.nodes)} if cause else None
     return {"waiting": answer.waits, "common_cause": shared}
 
 

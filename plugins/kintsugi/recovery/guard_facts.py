@@ -51,6 +51,7 @@ async def guard_facts(
     return GuardFacts(
         node=node.name,
         role=node.role,
+        zone=node.zone,
         at=datetime.now(UTC),
         observed_at=service.at,
         service=service.answer,
@@ -66,7 +67,7 @@ async def guard_facts(
         running=running,
         view=view,
         others=tuple(
-            OtherNode(other.name, other.role, answers=other.name not in silent)
+            OtherNode(other.name, other.role, answers=other.name not in silent, zone=other.zone)
             for other in fleet
             if other.name != node.name
         ),

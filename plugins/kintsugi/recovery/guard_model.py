@@ -91,8 +91,8 @@ class GuardFacts:
     ``first_failed_at``: of the incident; used instead of ``last_seen_at`` if nobody has ever heard the node.
     ``sick``: how many nodes of the fleet don't serve, this one included. ``running``: the platform's answer.
     ``view``: what the node itself reports of its service. ``others``: the other nodes of the fleet.
-    ``starvation``: set if processor time was missing. ``planned``: the service is to be stopped although it serves
-    (clock skew, a roll-back, a person's request).
+    ``zone``: of the node, None if it has none. ``starvation``: set if processor time was missing. ``planned``: the
+    service is to be stopped although it serves (clock skew, a roll-back, a person's request).
     """
 
     node: str
@@ -115,6 +115,7 @@ class GuardFacts:
     others: tuple[OtherNode, ...] = ()
     starvation: Starvation | None = None
     planned: bool = False
+    zone: str | None = None
 
     def with_ledger(self, ledger: RepairBudget) -> GuardFacts:
         """Return these facts with the maintenance flags and repair counts that the database holds now."""
@@ -154,6 +155,7 @@ class GuardFacts:
             silent_since=self.first_failed_at,
             others=self.others,
             starvation=self.starvation,
+            zone=self.zone,
         )
 
 

@@ -6,8 +6,11 @@ servers only by ``deploy_release``.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
+from kintsugi.core import cassandra_racks
 from kintsugi.core.errors import GuardRefused
-from kintsugi.core.fleet import REPOSITORY
+from kintsugi.core.fleet import REPOSITORY, load_fleet
 from kintsugi.infra.ansible import Ansible
 from kintsugi.operations import stream_driver
 from kintsugi.operations.context import Context
@@ -26,6 +29,7 @@ def start_fleet(context: Context) -> str:
         release = archive.publish_release(context)
         context.store.set_node_releases(context.fleet.nodes, release.digest)
     groups = drift.nodes_by_release(context, {})
+    _record_zones(context, groups)
     desired = stream_driver.driver_variables(context)
     for digest, nodes in groups.items():
         ansible = Ansible(context.settings, assignment.open_release(context, digest) if digest else None)
@@ -33,6 +37,23 @@ def start_fleet(context: Context) -> str:
         limit = ",".join(nodes) if len(groups) > 1 else None
         ansible.run("site.yml", limit=limit, extra_vars=desired, timeout_s=CONVERGE_S)
     return f"release {' and '.join((digest or 'checkout')[:12] for digest in groups)}"
+
+
+def _record_zones(context: Context, groups: Mapping[str | None, Collection[str]]) -> None:
+    """Record the zones that Cassandra's cluster is formed with, unless it exists: those of the nodes' releases.
+
+    A release from before the zones configures none, whatever the fleet file in effect says.
+    """
+    if cassandra_racks.formed_zones(context.settings) is not None:
+        return
+    zones: dict[str, str] = {}
+    for digest, nodes in groups.items():
+        release = assignment.open_release(context, digest) if digest else None
+        declared = cassandra_racks.declared_zones(
+            load_fleet(release.fleet_file) if release else context.fleet
+        )
+        zones |= {name: zone for name, zone in declared.items() if name in nodes}
+    cassandra_racks.record_zones(context.settings, zones)
 
 
 def mark_first_known_good(context: Context) -> str:

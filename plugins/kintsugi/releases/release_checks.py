@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
+from kintsugi.core.cassandra_racks import zone_conflict
 from kintsugi.core.errors import GuardRefused, StepFailed
 from kintsugi.core.fleet import Fleet, load_fleet
 from kintsugi.infra import artifacts
@@ -22,8 +23,11 @@ log = logging.getLogger(__name__)
 
 
 def check_fit(context: Context, release: Release) -> None:
-    """Raise GuardRefused if the release declares other nodes, or needs other artifacts, than the fleet has."""
-    _check_nodes(context.fleet, load_fleet(release.fleet_file))
+    """Raise GuardRefused if the release declares other nodes or zones, or needs other artifacts, than the fleet has."""
+    declared = load_fleet(release.fleet_file)
+    _check_nodes(context.fleet, declared)
+    if conflict := zone_conflict(context.settings, declared):
+        raise GuardRefused(f"release {release.short} can't be rolled out: {conflict}")
     _check_artifacts(context, release)
 
 

@@ -24,7 +24,7 @@ CLUSTERS = {
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """A node on the page. ``last``: its newest incident; ``notes``: paused watch, maintenance, repair of its data."""
+    """A node on the page. ``last``: its newest incident; ``notes``: zone, maintenance, paused watch, data repair."""
 
     node: Node
     level: Severity
@@ -47,7 +47,8 @@ def build_node_row(facts: HealthFacts, node: Node) -> NodeRow:
     """The row of one node."""
     seen, incident = facts.last_probe(node.name), facts.open_incident(node.name)
     store = facts.store.value
-    notes = [f"recovery paused: {flag.reason}" for flag in facts.maintenance_of(node.name)]
+    notes = [f"zone {node.zone}"] if node.zone else []
+    notes += [f"recovery paused: {flag.reason}" for flag in facts.maintenance_of(node.name)]
     if facts.is_unwatched(node.name):
         notes.append("watch paused")
     if store and node.name in store.pending and incident is None:

@@ -47,6 +47,19 @@ run "a_node_may_have_a_port_of_its_own" {
   }
 }
 
+run "a_node_may_have_a_zone" {
+  command = plan
+
+  variables {
+    fleet_file = abspath("tests/zones.yaml")
+  }
+
+  assert {
+    condition     = local.nodes["spark-worker-1"].zone == "a" && local.nodes["spark-worker-2"].zone == null
+    error_message = "A node has the zone of its entry, and null without one."
+  }
+}
+
 run "a_relative_state_directory_is_refused" {
   command = plan
 

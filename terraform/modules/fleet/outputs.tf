@@ -4,13 +4,14 @@ output "file" {
 }
 
 output "nodes" {
-  description = "Every node by name: role, address, and the port of its sshd, its own or the fleet's."
+  description = "Every node by name: role, address, the port of its sshd (its own or the fleet's), and its zone (null without one)."
   value = {
     for node in local.file.nodes : node.name => {
       name     = node.name
       role     = node.role
       address  = node.address
       ssh_port = try(node.ssh_port, local.file.ssh_port)
+      zone     = try(node.zone, null)
     }
   }
 }

@@ -18,7 +18,7 @@ from kintsugi.core.processes import MARKER, wait_until
 from kintsugi.core.settings import Settings
 from kintsugi.environments.local.platform import LocalPlatform
 from kintsugi.infra import artifacts
-from tests.installations import installation, open_directory
+from tests.installations import give_zones, installation, open_directory
 
 HOLD = "import socket, sys, time; s = socket.create_server((sys.argv[1], int(sys.argv[2]))); time.sleep(60)"
 
@@ -168,3 +168,16 @@ def test_a_fleet_with_nodes_is_not_switched_to_or_from_tls(settings: Settings, h
 def say_tls(settings: Settings, wanted: bool) -> None:
     text = re.sub(r"mutual_tls: \w+", f"mutual_tls: {str(wanted).lower()}", settings.fleet_file.read_text())
     settings.fleet_file.write_text(text)
+
+
+def test_a_formed_cassandra_cluster_gets_no_other_zones(settings: Settings) -> None:
+    zones = {"cassandra-1": "a", "cassandra-2": "b", "cassandra-3": "c"}
+    give_zones(settings, zones)
+    preflight.check_preflight(settings)  # before the cluster is formed the fleet file decides
+    mark = settings.control / "formed" / "cassandra"
+    mark.parent.mkdir(parents=True)
+    mark.touch()
+    with pytest.raises(PreflightError, match=rf"{settings.fleet_file}.*cassandra-2: b.*make down"):
+        preflight.check_preflight(settings)
+    give_zones(settings, {"kafka-1": "a", "kafka-2": "b", "kafka-3": "c"})
+    preflight.check_preflight(settings)

@@ -156,3 +156,68 @@ def test_a_node_is_protected_where_the_file_says_so(tmp_path: Path) -> None:
         "  - {name: kafka-2, role: kafka, address: 127.34.1.2}\n"
     )
     assert [node.protected for node in load_fleet(written(tmp_path, HEAD + nodes))] == [True, False]
+
+
+ZONED = """
+  - {name: kafka-1, role: kafka, address: 127.34.1.1, zone: north}
+  - {name: kafka-2, role: kafka, address: 127.34.1.2, zone: room_2-b}
+  - {name: cassandra-1, role: cassandra, address: 127.34.2.1}
+  - {name: spark-worker-1, role: spark_worker, address: 127.34.3.2, zone: north}
+  - {name: spark-worker-2, role: spark_worker, address: 127.34.3.3}
+"""
+
+
+def test_a_node_has_the_zone_that_the_file_gives_it(tmp_path: Path) -> None:
+    fleet = load_fleet(written(tmp_path, HEAD + ZONED))
+    assert [node.zone for node in fleet] == ["north", "room_2-b", None, "north", None]
+
+
+def test_the_fleet_files_of_the_checkout_have_no_zones() -> None:
+    for name in ("fleet.yaml", "fleet.docker.yaml"):
+        assert {node.zone for node in load_fleet(REPOSITORY / name)} == {None}
+
+
+@pytest.mark.parametrize(
+    ("role", "lacking"), [("kafka", "kafka-1"), ("kafka", "kafka-2"), ("cassandra", "cassandra-2")]
+)
+def test_all_nodes_of_a_clustered_role_have_a_zone_or_none(tmp_path: Path, role: str, lacking: str) -> None:
+    nodes = "".join(
+        f"  - {{name: {role}-{number}, role: {role}, address: 127.34.1.{number}"
+        f"{'' if f'{role}-{number}' == lacking else ', zone: a'}}}\n"
+        for number in (1, 2, 3)
+    )
+    with pytest.raises(FleetError, match=rf"{lacking}.*\b{role}\b"):
+        load_fleet(written(tmp_path, HEAD + nodes))
+    load_fleet(written(tmp_path, HEAD + nodes.replace(", zone: a", "")))
+    load_fleet(written(tmp_path, HEAD + nodes.replace(", zone: a", "").replace("}", ", zone: a}")))
+
+
+@pytest.mark.parametrize("zone", ["", "1", "no", "North", '"a\\nb"', "[a]", "a=b"])
+def test_a_zone_is_a_word(tmp_path: Path, zone: str) -> None:
+    node = f"  - {{name: spark-worker-1, role: spark_worker, address: 127.34.3.2, zone: {zone}}}\n"
+    with pytest.raises(FleetError, match=r"node 1, spark-worker-1: zone "):
+        load_fleet(written(tmp_path, HEAD + node))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place", "unknown", "known"),
+    [
+        (
+            "environment: local",
+            "environment: local\nmutual_tsl: true",
+            "top level",
+            "mutual_tsl",
+            "mutual_tls",
+        ),
+        ("log_port: 4", "log_port: 4, lag_port: 5", "control_plane", "lag_port", "log_port"),
+        ("ssh_port: 2022", "shs_port: 2022", "node 2, .kafka-2.", "shs_port", "ssh_port"),
+        ("{name: kafka-2, role", "{nmae: kafka-2, role", "node 2", "nmae", "name"),
+        ("{name: kafka-2, role", "{1: x, name: kafka-2, role", "node 2, .kafka-2.", "1", "zone"),
+    ],
+)
+def test_a_key_that_nobody_reads_is_refused_with_the_known_ones(
+    tmp_path: Path, old: str, new: str, place: str, unknown: str, known: str
+) -> None:
+    assert old in GOOD
+    with pytest.raises(FleetError, match=rf"{place}.*\b{unknown}\b.*\b{known}\b"):
+        load_fleet(written(tmp_path, GOOD.replace(old, new, 1)))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kintsugi.core import cassandra_racks
 from kintsugi.core.errors import GuardRefused, LeaseHeld
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import Settings
@@ -112,3 +113,23 @@ def test_the_nodes_own_question_is_declined_and_its_repair_waited_for(settings: 
     recreate_cluster.end_repair(context, seen, settings.fleet.node("kafka-1"), Progress())
     assert seen.answers == [("watch_kafka-1", "Decline")]
     assert next(seen.looks) == ""  # it looked until the lease was free, and not once more
+
+
+class Killed(Exception):
+    """The command ends here."""
+
+
+@pytest.mark.parametrize(("role", "zones"), [(Role.CASSANDRA, None), (Role.KAFKA, {"cassandra-1": "a"})])
+def test_an_empty_cassandra_cluster_is_free_of_the_zones_of_the_lost_one(
+    settings: Settings, role: Role, zones: dict[str, str] | None
+) -> None:
+    cassandra_racks.record_zones(settings, {"cassandra-1": "a"})
+
+    def replace_nodes(_: object) -> None:
+        raise Killed
+
+    terraform = SimpleNamespace(replace=replace_nodes)
+    context: Any = SimpleNamespace(settings=settings, fleet=settings.fleet, terraform=lambda: terraform)
+    with pytest.raises(Killed):
+        recreate_cluster.form_cluster(context, role, settings.fleet.of(role), Progress())
+    assert cassandra_racks.formed_zones(settings) == zones

@@ -19,13 +19,14 @@ from kintsugi.installation.status import (
 )
 from kintsugi.pipeline.ingest.intake_report import FileNote, IntakeReport, IntakeRules
 from kintsugi.web.intake import assess_intake
-from tests.installations import installation
+from tests.installations import give_zones, installation
 
 
 def test_all_down_is_told_quickly_and_without_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = installation(tmp_path, "127.34")
+    give_zones(settings, {"spark-worker-1": "north"})
     start = time.monotonic()
     document = gather_status(settings)
     assert time.monotonic() - start < 15, "a status must not wait for what is down"
@@ -34,10 +35,13 @@ def test_all_down_is_told_quickly_and_without_an_error(
     assert document["lag"] is None
     assert {node["name"] for node in document["nodes"]} == set(settings.fleet.nodes)
     assert {node["service"] for node in document["nodes"]} == {"refused"}
+    zones = {node["name"]: node["zone"] for node in document["nodes"]}
+    assert {name for name, zone in zones.items() if zone} == {"spark-worker-1"}
     assert {part["state"] for part in document["control_plane"].values()} == {"DOWN"}
     print_status(document)
     printed = capsys.readouterr().out
     assert "cassandra-2" in printed
+    assert printed.count("north") == 1
     assert "not all is well" in printed
 
 

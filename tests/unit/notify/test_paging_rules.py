@@ -94,6 +94,33 @@ def test_nodes_of_which_a_common_cause_was_named_are_one_call() -> None:
     assert len(incident_pages([story[0], long_after], at(2600))) == 2
 
 
+def test_a_zone_that_fails_is_one_page_that_names_it() -> None:
+    zone = {"cause": "zone", "zone": "north", "nodes": ["cassandra-1", "kafka-1", "spark-worker-1"]}
+    story = [
+        with_verdict(refused("kafka-1"), "hung", common_cause=zone),
+        with_verdict(refused("cassandra-1", later=5), "host_lost", common_cause=zone),
+        with_verdict(refused("spark-worker-1", later=7), "partitioned", common_cause=None),
+    ]
+    (page,) = incident_pages(story, at(2400))
+    assert all(incident.node in page.title for incident in story)
+    assert "zone north" in page.text
+    stall = {**zone, "cause": "fleet", "zone": None}
+    others = [with_verdict(incident, "hung", common_cause=stall) for incident in story]
+    (page,) = incident_pages(others, at(2400))
+    assert "zone" not in page.text
+
+
+def test_a_page_does_not_blame_a_zone_for_a_node_outside_of_it() -> None:
+    zone = {"cause": "zone", "zone": "north", "nodes": ["cassandra-1", "kafka-1"]}
+    story = [
+        with_verdict(refused("kafka-1"), "hung", common_cause=zone),
+        with_verdict(refused("kafka-3", later=5), "hung"),
+    ]
+    (page,) = incident_pages(story, at(2400))
+    assert "kafka-3" in page.title
+    assert "north" not in page.text
+
+
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=6))
 def test_who_joins_a_call_later_is_one_more_call_and_nobody_is_left_out(seconds: list[int]) -> None:
     """Whatever the moments at which they are looked at, one cause is at most two pages, and names every node."""

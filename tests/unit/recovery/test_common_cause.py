@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -27,15 +28,28 @@ def ago(seconds: float) -> datetime:
 
 
 def other(
-    name: str, silent_for_s: float | None, *, role: Role = Role.KAFKA, running: bool | None = True
+    name: str,
+    silent_for_s: float | None,
+    *,
+    role: Role = Role.KAFKA,
+    running: bool | None = True,
+    zone: str | None = None,
 ) -> OtherNode:
     since = None if silent_for_s is None else ago(silent_for_s)
-    return OtherNode(name, role, answers=since is None, running=running, silent_since=since)
+    return OtherNode(name, role, answers=since is None, running=running, silent_since=since, zone=zone)
 
 
-def find(silent_for_s: float, *others: OtherNode, starvation: Starvation | None = None) -> CommonCause | None:
+def find(
+    silent_for_s: float, *others: OtherNode, starvation: Starvation | None = None, zone: str | None = None
+) -> CommonCause | None:
     return find_common_cause(
-        "kafka-1", Role.KAFKA, at=NOW, silent_since=ago(silent_for_s), others=others, starvation=starvation
+        "kafka-1",
+        Role.KAFKA,
+        at=NOW,
+        silent_since=ago(silent_for_s),
+        others=others,
+        starvation=starvation,
+        zone=zone,
     )
 
 
@@ -99,3 +113,127 @@ def test_every_shared_silence_ends(own: float, silences: list[tuple[float, bool 
     found = find(own, *others)
     if found is not None:
         assert NOW < found.until <= max(ago(own), *(ago(s) for s, _ in silences)) + HOLD
+
+
+WORKER, CASSANDRA = Role.SPARK_WORKER, Role.CASSANDRA
+
+
+@pytest.mark.parametrize(
+    ("zone", "others", "cause"),
+    [
+        # nodes of several roles
+        ("a", [other("cassandra-1", 9, role=CASSANDRA, zone="a")], Cause.ZONE),
+        (
+            "a",
+            [
+                other("cassandra-1", 9, role=CASSANDRA, zone="a"),
+                other("kafka-2", None, zone="b"),
+                other(
+                    "spark-worker-1", None, role=WORKER, zone="a"
+                ),  # not all of a zone need to be silent yet
+            ],
+            Cause.ZONE,
+        ),
+        ("a", [other("cassandra-1", 9, role=CASSANDRA, zone="b")], Cause.FLEET),
+        ("a", [other("cassandra-1", 9, role=CASSANDRA)], Cause.FLEET),
+        (None, [other("cassandra-1", 9, role=CASSANDRA, zone="a")], Cause.FLEET),
+        (None, [other("cassandra-1", 9, role=CASSANDRA)], Cause.FLEET),
+        (
+            "a",
+            [
+                other("cassandra-1", 9, role=CASSANDRA, zone="a"),
+                other("cassandra-2", 9, role=CASSANDRA, zone="b"),
+            ],
+            Cause.FLEET,
+        ),
+        # of one role and one zone: the zone, unless another of its nodes answers
+        ("a", [other("kafka-2", 9, zone="a"), other("kafka-3", None, zone="b")], Cause.ZONE),
+        (
+            "a",
+            [other("kafka-2", 9, zone="a"), other("cassandra-1", 9, role=CASSANDRA, running=False, zone="a")],
+            Cause.ZONE,
+        ),
+        (
+            "a",
+            [other("kafka-2", 9, zone="a"), other("cassandra-1", None, role=CASSANDRA, zone="a")],
+            Cause.ROLE,
+        ),
+        ("a", [other("kafka-2", 9, zone="b")], Cause.ROLE),
+        # who did not fall silent with the node says nothing of its zone
+        (
+            "a",
+            [other("kafka-2", 9, zone="b"), other("cassandra-1", 60, role=CASSANDRA, zone="a")],
+            Cause.ROLE,
+        ),
+    ],
+)
+def test_nodes_of_one_zone_that_fall_silent_together_share_the_zone(
+    zone: str | None, others: list[OtherNode], cause: Cause
+) -> None:
+    found = find(9, *others, zone=zone)
+    assert found is not None
+    assert found.cause is cause
+    assert found.zone == (zone if cause is Cause.ZONE else None)
+    assert (f"zone {zone}" in found.reason) is (cause is Cause.ZONE)
+
+
+def test_dead_nodes_of_a_zone_are_no_silence() -> None:
+    assert find(9, other("cassandra-1", 9, role=CASSANDRA, running=False, zone="a"), zone="a") is None
+
+
+any_other = st.builds(
+    OtherNode,
+    name=st.sampled_from(["kafka-2", "cassandra-1", "spark-worker-1"]),
+    role=st.sampled_from([Role.KAFKA, CASSANDRA, WORKER]),
+    answers=st.booleans(),
+    running=st.sampled_from([True, False, None]),
+    silent_since=st.none() | st.floats(0, 100).map(ago),
+    zone=st.sampled_from([None, "a", "b"]),
+)
+
+
+@given(st.floats(0, 100), st.lists(any_other, max_size=5), st.sampled_from([None, "a", "b"]))
+def test_a_zone_changes_the_name_of_a_cause_and_never_what_is_held(
+    own: float, others: list[OtherNode], zone: str | None
+) -> None:
+    """With zones and without, the same nodes are held for the same time."""
+    found, without = find(own, *others, zone=zone), find(own, *(replace(o, zone=None) for o in others))
+    assert (found is None) is (without is None)
+    if found is None or without is None:
+        return
+    assert (found.nodes, found.until) == (without.nodes, without.until)
+    assert (found.zone is not None) is (found.cause is Cause.ZONE)
+    if found.cause is Cause.ZONE:
+        assert found.zone == zone
+        assert {o.zone for o in others if not o.answers and o.name in found.nodes} >= {zone}
+    else:
+        assert found.cause is without.cause
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["kafka-1", "kafka-2", "cassandra-1", "cassandra-2", "spark-worker-1"]),
+        st.floats(0, 7),
+        min_size=2,
+    ),
+)
+def test_every_node_of_a_silent_zone_sees_the_same_event(silences: dict[str, float]) -> None:
+    """A zone is one event, from whichever of its nodes it is seen: one name, the same nodes, the same end."""
+    role_of = {"k": Role.KAFKA, "c": CASSANDRA, "s": WORKER}
+    zone = {
+        name: other(name, silent, role=role_of[name[0]], zone="a") for name, silent in silences.items()
+    } | {"kafka-3": other("kafka-3", None, zone="b")}
+    seen = {
+        find_common_cause(
+            name,
+            role_of[name[0]],
+            at=NOW,
+            silent_since=ago(silent),
+            others=[node for node in zone.values() if node.name != name],
+            zone="a",
+        )
+        for name, silent in silences.items()
+    }
+    (event,) = seen
+    assert event is not None
+    assert (event.cause, event.zone, set(event.nodes)) == (Cause.ZONE, "a", set(silences))

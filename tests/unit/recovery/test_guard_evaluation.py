@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,8 +17,9 @@ from kintsugi.core.incident import Action, Incident, JournalEntry
 from kintsugi.core.observation import ProbeResult
 from kintsugi.operations.context import RecoveryRef
 from kintsugi.recovery import guard_evaluation
+from kintsugi.recovery.common_cause import OtherNode
 from kintsugi.recovery.escalation import Decision
-from kintsugi.recovery.guard_model import Guard, GuardResult
+from kintsugi.recovery.guard_model import Guard, GuardFacts, GuardResult, Limits
 from tests.fixtures_incidents import T0
 
 WATCH = RecoveryRef("i-1", "kafka-2", "watch_kafka-2/run-1")
@@ -153,3 +154,34 @@ def test_a_closed_incident_is_not_taken_for_a_node_that_returned(
     context.confirmed(WATCH, "host_lost")
     with pytest.raises(IncidentClosed):
         guard_evaluation.choose_path(context, WATCH, None)  # type: ignore[arg-type]
+
+
+def test_the_journal_names_the_zone_that_failed(context: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = datetime.now(UTC)
+    since = now - timedelta(seconds=6)
+    neighbour = OtherNode(
+        "cassandra-2", Role.CASSANDRA, False, running=True, silent_since=since, zone="north"
+    )
+    facts = GuardFacts(
+        "kafka-2",
+        Role.KAFKA,
+        now,
+        service=ProbeResult.TIMEOUT,
+        first_failed_at=since,
+        running=True,
+        others=(neighbour,),
+        zone="north",
+    )
+    monkeypatch.setattr(guard_evaluation, "_current_facts", lambda *_: facts)
+    monkeypatch.setattr(guard_evaluation, "limits_in_force", lambda _: Limits())
+    monkeypatch.setattr(guard_evaluation, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(guard_evaluation, "_confirm_again", lambda *_: None)
+    context.confirmed(WATCH, "hung")
+    guard_evaluation.evaluate_guards(context, WATCH)  # type: ignore[arg-type]
+    answer = context.incident_.entries[-1]
+    assert answer.data["common_cause"] == {
+        "cause": "zone",
+        "zone": "north",
+        "nodes": ["cassandra-2", "kafka-2"],
+    }
+    assert "zone north" in answer.message

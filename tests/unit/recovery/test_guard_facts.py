@@ -1,12 +1,14 @@
-"""What the guards are told of the other replicas."""
+"""What the guards are told of the other replicas and nodes."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from uuid import uuid4
 
-from kintsugi.recovery.guard_facts import current_voters, replica_counts, smallest_replication
+from kintsugi.recovery.guard_facts import current_voters, guard_facts, replica_counts, smallest_replication
 from kintsugi.recovery.guard_model import ReplicaCounts
 from kintsugi.wire.kafka import Quorum, Replicas, ReplicaState
+from tests.installations import give_zones, installation
 
 
 def replicas(assigned: set[int], in_sync: set[int], eligible: set[int] | None = None) -> Replicas:
@@ -51,3 +53,11 @@ def test_smallest_replication_of_our_keyspaces() -> None:
     assert smallest_replication([system, ours]) == 3
     assert smallest_replication([system, ours, other]) == 2
     assert smallest_replication([system]) is None
+
+
+async def test_the_zones_of_the_fleet_file_reach_the_guards(tmp_path: Path) -> None:
+    settings = installation(tmp_path, "127.34")  # nobody listens there
+    give_zones(settings, {"spark-worker-1": "north", "spark-master-1": "south"})
+    facts = await guard_facts(settings.fleet, settings.fleet.node("spark-worker-1"), running=False)
+    assert facts.zone == "north"
+    assert {other.name: other.zone for other in facts.others if other.zone} == {"spark-master-1": "south"}

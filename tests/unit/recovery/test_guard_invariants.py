@@ -30,6 +30,7 @@ from tests.unit.recovery.guard_cases import (
 )
 
 maybe_time = st.none() | st.floats(0, 20).map(ago)
+zones = st.sampled_from([None, "a", "b"])
 any_facts = st.builds(
     GuardFacts,
     node=st.just("kafka-1"),
@@ -47,9 +48,14 @@ any_facts = st.builds(
     running=st.sampled_from([None, True, False]),
     planned=st.booleans(),
     view=st.sampled_from([NodeView(), STUCK, ENDED, MISPLACED, replace(STUCK, answer=ProbeResult.OK)]),
-    others=st.lists(st.sampled_from([WELL, silent(6), silent(50), replace(silent(6), running=False)])).map(
-        tuple
-    ),
+    others=st.lists(
+        st.builds(
+            replace,
+            st.sampled_from([WELL, silent(6), silent(50), replace(silent(6), running=False)]),
+            zone=zones,
+        )
+    ).map(tuple),
+    zone=zones,
     starvation=st.none() | st.builds(Starvation, st.just("starved"), st.floats(-20, 20).map(ago)),
     ledger=st.none()
     | st.builds(
@@ -129,3 +135,28 @@ def test_knowing_less_never_allows_to_destroy_more(facts: GuardFacts) -> None:
 def test_who_may_destroy_the_volume_may_destroy_the_node(facts: GuardFacts) -> None:
     if evaluate_action(BOTH, facts).allowed:
         assert evaluate_action(NODE, facts).allowed
+
+
+@given(any_facts, st.sampled_from([RESTART, BACK, NODE, BOTH]))
+def test_no_zone_allows_or_refuses_what_is_not_without_it(facts: GuardFacts, action: Action) -> None:
+    """A zone names a cause. Each node of it is still acted upon by its own facts alone."""
+    without = replace(facts, zone=None, others=tuple(replace(other, zone=None) for other in facts.others))
+    with_zone, plain = evaluate_action(action, facts), evaluate_action(action, without)
+    assert (with_zone.allowed, with_zone.gates, with_zone.retry_at) == (
+        plain.allowed,
+        plain.gates,
+        plain.retry_at,
+    )
+
+
+@given(any_facts, st.sampled_from([RESTART, NODE, BOTH]))
+def test_nothing_that_runs_is_killed_while_its_zone_is_silent(facts: GuardFacts, action: Action) -> None:
+    neighbour = replace(silent(6), role=Role.SPARK_WORKER, name="spark-worker-9", zone="a")
+    zoned = replace(
+        facts, zone="a", first_failed_at=ago(6), others=(neighbour,), running=True, starvation=None
+    )
+    cause = zoned.common_cause()
+    assert cause is not None
+    assert cause.zone == "a"
+    if not (action is RESTART and zoned.process_ended):
+        assert not evaluate_action(action, zoned).allowed

@@ -33,6 +33,7 @@ from tests.unit.recovery.server_model import Server
 
 SILENCE = timedelta(seconds=5)
 SIZE = 2**30
+ZONES = {1: "a", 2: "a", 3: "b"}  # by the number of the server
 FLEET_SIZE = 9  # the other roles stay well, so the breaker leaves these rules to themselves
 numbers = st.sampled_from([1, 2, 3])
 faults = st.sampled_from(
@@ -40,6 +41,7 @@ faults = st.sampled_from(
 )
 unknowns = st.sets(st.sampled_from(["init", "volume", "heard", "copies", "peers", "platform"]), max_size=2)
 waits = st.sampled_from([0.5, 2.0, 4.0, 6.0, 20.0, 4000.0])
+stalls = st.sampled_from([6.0, 12.0, 24.0, 40.0])
 
 
 class Team(RuleBasedStateMachine):
@@ -95,10 +97,18 @@ class Team(RuleBasedStateMachine):
             server.process, server.host, server.seen_from_us, server.stalled = "up", "up", True, False
             self.settle(server)
 
-    @rule(seconds=st.sampled_from([6.0, 12.0, 24.0, 40.0]), hidden=unknowns)
+    @rule(seconds=stalls, hidden=unknowns)
     def all_stall_for_a_while(self, seconds: float, hidden: set[str]) -> None:
         """A storage stall: whatever the recoverer tries meanwhile, nothing that runs is killed."""
-        serving = [server for server in self.servers.values() if server.serves]
+        self.stall(list(self.servers.values()), seconds, hidden)
+
+    @rule(seconds=stalls, hidden=unknowns)
+    def a_zone_stalls_for_a_while(self, seconds: float, hidden: set[str]) -> None:
+        """The network of a zone: its peers elsewhere serve on and call its nodes down, and it is held all the same."""
+        self.stall([self.servers[number] for number, zone in ZONES.items() if zone == "a"], seconds, hidden)
+
+    def stall(self, servers: list[Server], seconds: float, hidden: set[str]) -> None:
+        serving = [server for server in servers if server.serves]
         if len(serving) < 2:
             return
         for server in serving:
@@ -293,6 +303,7 @@ class Team(RuleBasedStateMachine):
         facts = GuardFacts(
             node=server.name,
             role=server.role,
+            zone=ZONES[int(server.name[-1])],
             at=self.now,
             observed_at=self.now,
             service=seen.service,
@@ -311,6 +322,7 @@ class Team(RuleBasedStateMachine):
                     silent_since=None
                     if other.service_answer is ProbeResult.OK
                     else other.failed_at or self.now,
+                    zone=ZONES[int(other.name[-1])],
                 )
                 for other in others
             ),

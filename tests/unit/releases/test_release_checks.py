@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from kintsugi.core.cassandra_racks import record_zones
 from kintsugi.core.errors import GuardRefused
 from kintsugi.infra import artifacts
 from kintsugi.releases import archive, release_checks
 from kintsugi.releases.archive import Release
-from tests.installations import installation
+from tests.installations import give_zones, installation
 
 
 @pytest.fixture
@@ -63,3 +64,18 @@ def test_a_stored_release_without_lock_files_takes_the_jars_of_its_time(
         pom = old.directory / "artifacts" / name / "pom.xml"
         (folder / ".pom.sha256").write_text(hashlib.sha256(pom.read_bytes()).hexdigest())
     release_checks._check_artifacts(context, old)
+
+
+def test_a_release_that_moves_cassandra_into_other_zones_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = installation(tmp_path / "here", "127.40"), installation(tmp_path / "there", "127.40")
+    context: Any = SimpleNamespace(settings=here, fleet=here.fleet)
+    release = Release("0" * 64, there.fleet_file.parent)
+    record_zones(here, {})
+    give_zones(there, {"cassandra-1": "a", "cassandra-2": "b", "cassandra-3": "c"})
+    with pytest.raises(GuardRefused, match=r"000000000000.*cassandra-1: a"):
+        release_checks.check_fit(context, release)
+    give_zones(there, {"kafka-1": "a", "kafka-2": "b", "kafka-3": "c"})
+    monkeypatch.setattr(release_checks, "_check_artifacts", lambda *_: None)
+    release_checks.check_fit(context, release)

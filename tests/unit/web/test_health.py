@@ -199,6 +199,12 @@ def test_rows_say_what_is_done_and_what_is_paused() -> None:
     assert rows["kafka-1"].state == "answers"
 
 
+def test_a_row_says_the_zone_of_its_node() -> None:
+    state, zoned = known(), replace(FLEET.node("kafka-2"), zone="north")
+    assert node_rows.build_node_row(state, zoned).notes == ("zone north",)
+    assert node_rows.build_node_row(state, FLEET.node("kafka-2")).notes == ()
+
+
 def test_a_node_on_another_release_and_drift_are_told() -> None:
     good = ReleaseRecord("a" * 64, "checkout", NOW, NOW, None, None)
     trial = ReleaseRecord("b" * 64, "checkout", NOW, None, None, None)

@@ -35,6 +35,19 @@ run "another_volume_or_another_address_is_another_node" {
   }
 }
 
+run "another_zone_is_the_same_node" {
+  command = plan
+
+  variables {
+    node = { name = "kafka-1", role = "kafka", address = "127.20.1.1", ssh_port = 2222, zone = "a" }
+  }
+
+  assert {
+    condition     = !contains(keys(terraform_data.this.triggers_replace[0]), "zone") && !contains(keys(terraform_data.this.input.node), "zone")
+    error_message = "A zone that is given to a running node must not replace it."
+  }
+}
+
 run "an_address_outside_of_loopback_is_refused" {
   command = plan
 

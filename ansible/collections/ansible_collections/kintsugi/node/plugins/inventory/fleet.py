@@ -98,6 +98,7 @@ def _fleet_variables(settings: Settings) -> dict[str, object]:
 
 
 def _node_variables(settings: Settings, node: Node) -> dict[str, object]:
+    from kintsugi.core.cassandra_racks import rack_of
     from kintsugi.core.certificates import has_authority, node_files
     from kintsugi.core.fleet import Role
     from kintsugi.core.settings import CASSANDRA_JMX_SECRET, cassandra_jmx_port
@@ -118,10 +119,12 @@ def _node_variables(settings: Settings, node: Node) -> dict[str, object]:
     if node.role in (Role.SPARK_MASTER, Role.SPARK_WORKER):
         variables["spark_defaults"] = spark_defaults(settings)
     if node.role is Role.CASSANDRA:
+        variables["cassandra_rack"] = rack_of(settings, node)
         variables["cassandra_jmx_port"] = cassandra_jmx_port(node)
         variables["cassandra_jmx_password"] = settings.secret(CASSANDRA_JMX_SECRET)
     if node.role is Role.KAFKA:
         variables["kafka_directory_id"] = kafka_directory_id(settings, node.name)
+        variables["kafka_rack"] = node.zone or ""
     if has_authority(settings):
         variables["tls_files"] = node_files(settings, node)
     return variables
