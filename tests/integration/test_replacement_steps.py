@@ -199,6 +199,8 @@ def test_a_drained_node_that_was_not_fenced_is_started_again(context: Context, s
     assert servers.done[-1] == "start"
     assert result.state is ReplacementState.FAILED
     assert nothing_is_held(context)
+    context.store.acquire_lease(NODE, RUN, 60)  # a flag that was only out of force would count again
+    assert context.store.read_maintenance(NODE) == []
 
 
 def test_a_fenced_node_is_not_started_again(context: Context, servers: Servers) -> None:

@@ -226,3 +226,19 @@ def test_a_replacement_that_is_refused_at_its_begin_is_given_up_too(
             guard_evaluation.choose_path(context, ref, None)  # type: ignore[arg-type]
     runs = [one.data["run"] for one in context.incident_.entries if "given_up" in one.data]
     assert runs == [REPLACEMENT.holder]
+
+
+def test_its_attempt_begins_only_while_its_peers_are_complete(
+    context: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(*_: Any, refusals: Any, **__: Any) -> None:
+        refusals(None)
+
+    decision = Decision(Action.REBUILD_NODE, "a new node")
+    monkeypatch.setattr(guard_evaluation, "_decide_next", lambda *_, **__: decision)
+    monkeypatch.setattr(Doors, "begin_attempt", begin, raising=False)
+    seen = Evaluated(monkeypatch)
+    for ref in (REPLACEMENT, HAND):
+        context.confirmed(ref, "process_down", requested="rebuild_node")
+        guard_evaluation.choose_path(context, ref, None)  # type: ignore[arg-type]
+    assert [action for action, _ in seen.calls] == [Action.REBUILD, Action.REBUILD_NODE]

@@ -248,6 +248,8 @@ def test_only_a_replacement_may_end_refused_without_failing_its_run(run: str, we
     assert not report._ended_well(Outcome.FAILED, ref)
 
 
-def test_an_attempt_of_another_run_is_no_reason_to_give_up() -> None:
+@pytest.mark.parametrize("run", [PURPOSE, WATCH])
+def test_a_recovery_whose_attempt_was_withdrawn_has_failed(run: str) -> None:
+    """The watch withdrew it: that is no reason for the replacement, and no replacement for the watch."""
     lines = [SICK, DECIDED, TAKEN_BACK, BROKEN]
-    assert conclude_incident(incident(*lines), PURPOSE)[0] is Outcome.FAILED
+    assert conclude_incident(incident(*lines), run)[0] is Outcome.FAILED
