@@ -5,8 +5,6 @@ Work with acks=all and at LOCAL_QUORUM goes on through all of it.
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from kintsugi.core.errors import GuardRefused
@@ -99,9 +97,8 @@ def test_a_second_node_of_a_role_is_not_drained(context: Context) -> None:
     stopped, other = context.fleet.node("kafka-1"), context.fleet.node("kafka-2")
     drain.stop_service(context, stopped)
     try:
-        reasons: list[Any] = steps.check_replacement(context, other.name, "replace_node/1")
+        reasons = steps.check_replacement(context, other.name, "replace_node/1")
         assert any("kafka-1" in reason for reason in reasons)
-        assert any("voters" in reason for reason in reasons)
         with pytest.raises(GuardRefused):
             drain_node(context, other.name, "replace_node/1")
         config = context.settings.node_root(other.name) / "etc" / "supervisord.conf"
