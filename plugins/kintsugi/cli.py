@@ -67,8 +67,7 @@ def run_benchmark(command: str, words: Sequence[str]) -> NoReturn:
 def up(options: argparse.Namespace, settings: Settings) -> int:
     """Start the control plane and the fleet; what runs already is left alone."""
     from kintsugi.installation.sign_in import sign_in_text  # start-up
-    from kintsugi.installation.up import run_in_foreground  # start-up
-    from kintsugi.installation.up import start_installation as start  # start-up
+    from kintsugi.installation.up import run_in_foreground, start_installation  # start-up
 
     def say() -> None:
         print(sign_in_text(settings))
@@ -80,7 +79,7 @@ def up(options: argparse.Namespace, settings: Settings) -> int:
     if options.stay:
         run_in_foreground(settings, say=say)
     else:
-        start(settings)
+        start_installation(settings)
         say()
     return 0
 
@@ -214,6 +213,23 @@ def recreate_cluster(options: argparse.Namespace, settings: Settings) -> int:
                 "nothing was changed, because the name was not confirmed; --yes (YES=1) skips the question"
             )
     return recreate_cluster(settings, options.role)
+
+
+def replace_node(options: argparse.Namespace, settings: Settings) -> int:
+    """Drain a healthy node and replace it, by the DAG `replace_node`; exit code 1 if that is refused or fails."""
+    from kintsugi.installation import node_replacement  # start-up
+
+    keep_volume = not options.new_volume
+    print(
+        node_replacement.replace_node(
+            settings, options.node, keep_volume=keep_volume, dry_run=options.dry_run, say=_say_at_once
+        )
+    )
+    return 0
+
+
+def _say_at_once(line: str) -> None:
+    print(line, flush=True)
 
 
 def chaos_stop(options: argparse.Namespace, settings: Settings) -> int:
@@ -370,6 +386,16 @@ def _parser() -> argparse.ArgumentParser:
         "role", type=parse_role, choices=(Role.KAFKA, Role.CASSANDRA), help="role of the cluster"
     )
     recreate_parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+    replace_parser = add_command(commands, replace_node)
+    replace_parser.add_argument("node", help="name of the node, as `kintsugi status` shows it")
+    replace_parser.add_argument(
+        "--new-volume",
+        action="store_true",
+        help="replace the volume by an empty one too (for a retiring disk)",
+    )
+    replace_parser.add_argument(
+        "--dry-run", action="store_true", help="ask the guards and show Terraform's plan; change nothing"
+    )
     stop_parser = add_command(commands, chaos_stop)
     for command in (chaos_resume, chaos_status):
         add_command(commands, command)

@@ -20,6 +20,7 @@ EXPECTED = {
     "stream_trades",
     "watch_flow",
     "recover_node",
+    "replace_node",
     "chaos_nightly",
     "chaos_switch",
     "deploy_release",
@@ -107,6 +108,8 @@ def test_dangerous_dags_start_paused(dag_bag: Any) -> None:
     assert dag_bag.dags["rotate_secrets"].is_paused_upon_creation
     assert dag_bag.dags["recover_node"].params["dry_run"] is True
     assert dag_bag.dags["deploy_release"].params["dry_run"] is True
+    assert dag_bag.dags["replace_node"].params["dry_run"] is True
+    assert dag_bag.dags["replace_node"].params["keep_volume"] is True
 
 
 @pytest.mark.parametrize("path", sorted(DAGS.glob("*.py")), ids=lambda path: path.stem)

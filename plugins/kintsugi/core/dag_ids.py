@@ -8,3 +8,9 @@ DRIFT_DAG = "check_drift"
 STREAM_DAG = "stream_trades"
 FIRST_DAGS = (STREAM_DAG, BASELINE_DAG)
 """The DAGs that run before the first trade is ingested."""
+REPLACE_DAG = "replace_node"
+
+
+def is_replacement(run: str) -> bool:
+    """Whether ``run`` (``<dag>/<run>``, a holder of leases and flags) replaces a node that serves, on purpose."""
+    return run.startswith(f"{REPLACE_DAG}/")

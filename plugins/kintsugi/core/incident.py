@@ -89,6 +89,7 @@ PHASE_OF_STEP: Mapping[str, Phase | None] = {
     # Their time belongs to no phase: the node serves again, and `consistent_s` has the time until it is consistent.
     "repair": None,
     "record": None,
+    "drain": None,  # of a replacement on purpose: the node served until then
 }
 """Phase by step. ``rejoin.voter`` counts as ``rejoin``. The time of an unlisted step counts for the next one."""
 
@@ -256,8 +257,9 @@ class Incident:
 class RepairBudget:
     """The database's facts for the guards; read again in the transaction that begins an attempt.
 
-    ``maintenance``: the current flags for this node, as sentences. ``repairs_*``: attempts in the last hour, without
-    the one that is about to begin. ``pending``: other nodes of this role with a pending data repair.
+    ``maintenance``: the current flags for this node, as sentences; without a flag of the incident's own run.
+    ``repairs_*``: attempts in the last hour, without the one that is about to begin.
+    ``pending``: other nodes of this role with a pending data repair.
     ``role_attempts``: other nodes of this role in recovery that aren't ready yet, with the time of their attempt.
     """
 

@@ -168,6 +168,7 @@ def _read_budget(connection: Rows, incident: Mapping[str, Any], attempt_key: str
     now = fetch_row(connection.execute("SELECT clock_timestamp() AS now"))["now"]
     this = (incident["id"], attempt_key)
     flags = fetch_as(connection, Maintenance, MAINTENANCE_NOW, ([node, FLEET],))
+    others = [flag for flag in flags if flag.user != incident["holder"]]  # its own flag keeps others away
     pending = connection.execute(
         "SELECT node FROM pending_repair WHERE role = %s AND node <> %s", (role, node)
     ).fetchall()
@@ -178,7 +179,7 @@ def _read_budget(connection: Rows, incident: Mapping[str, Any], attempt_key: str
         (role, node),
     ).fetchall()
     return RepairBudget(
-        maintenance=tuple(map(str, flags)),
+        maintenance=tuple(map(str, others)),
         repairs_of_node=count_attempts(connection, node, now - BUDGET_WINDOW, this),
         repairs_of_fleet=count_attempts(connection, None, now - BUDGET_WINDOW, this),
         pending=frozenset(row["node"] for row in pending),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from kintsugi.core.incident import Incident, Outcome
 from kintsugi.db.database import Database, fetch_as, fetch_row
-from kintsugi.db.flags import Maintenance
+from kintsugi.db.flags import IN_FORCE, Maintenance
 from kintsugi.db.incident_rows import load_incidents, to_incident
 from kintsugi.db.replica_repairs import ReplicaRepair, read_replica_repairs
 
@@ -81,7 +81,7 @@ class Listing(Database):
                 connection,
                 Maintenance,
                 'SELECT scope, reason, "user", since, until FROM maintenance'
-                " WHERE until IS NULL OR until > clock_timestamp() ORDER BY scope",
+                " WHERE " + IN_FORCE + " ORDER BY scope",
             )
             pending = connection.execute("SELECT node, since FROM pending_repair ORDER BY since").fetchall()
             totals = fetch_row(

@@ -145,7 +145,15 @@ class Flags(Database):
             )[0]
 
 
-MAINTENANCE_NOW: LiteralString = """
-SELECT scope, reason, "user", since, until FROM maintenance
-WHERE scope = ANY(%s) AND (until IS NULL OR until > clock_timestamp()) ORDER BY scope, since
+# The flag of a replacement (`dag_ids.REPLACE_DAG`) ends with its lease. So a killed run keeps no recovery away.
+IN_FORCE: LiteralString = """
+(until IS NULL OR until > clock_timestamp()) AND (
+    split_part("user", '/', 1) <> 'replace_node'
+    OR EXISTS (SELECT FROM lease WHERE lease.node = scope AND lease.holder = "user"
+               AND lease.expires_at > clock_timestamp())
+)
 """
+MAINTENANCE_NOW: LiteralString = (
+    'SELECT scope, reason, "user", since, until FROM maintenance'
+    " WHERE scope = ANY(%s) AND (" + IN_FORCE + ") ORDER BY scope, since"
+)

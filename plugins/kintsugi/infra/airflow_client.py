@@ -171,6 +171,13 @@ class Airflow:
         never = datetime.max.replace(tzinfo=UTC)
         return sorted(tasks, key=lambda task: task.start or never)
 
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str) -> Any:
+        """Return what a task of the run pushed under ``key``, as Airflow stores it; None if there is nothing."""
+        run = f"/dags/{_quote_segment(dag_id)}/dagRuns/{_quote_segment(run_id)}"
+        path = f"{run}/taskInstances/{_quote_segment(task_id)}/xcomEntries/{_quote_segment(key)}"
+        entry = self._call_or_none("GET", path)
+        return None if entry is None else entry["value"]
+
     def questions(self) -> list[dict[str, Any]]:
         """Return the open questions, each with ``dag_id run_id task_id subject body options``."""
         details = self._pages(

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from kintsugi.core.connections import store_dsn
+from kintsugi.core.dag_ids import is_replacement
 from kintsugi.core.incident import Incident, Outcome
 from kintsugi.db.outbox import MessageKind, Outbox
 
@@ -49,6 +50,8 @@ def _format_line(incident: Incident) -> str:
         line += f" in {incident.repair_s:.0f} s (detected after {incident.detect_s:.1f} s)"
     if incident.t0 is not None:
         line += ", injected fault"
+    if is_replacement(incident.holder):
+        line += ", on purpose"
     return f"{line}; {incident.reason}" if incident.reason else line
 
 

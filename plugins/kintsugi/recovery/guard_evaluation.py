@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from kintsugi.core.dag_ids import is_replacement
 from kintsugi.core.errors import GuardRefused, IncidentClosed, InputError, NodeReturned
 from kintsugi.core.incident import Action, Incident
 from kintsugi.core.incident import RepairBudget as RepairLedger
@@ -52,7 +53,7 @@ def evaluate_guards(context: Context, ref: RecoveryRef) -> list[str]:
         while True:
             answer = _ask_guards(context, ref)
             if not answer.waits or time.monotonic() > until:
-                return _record_answer(step, answer)
+                return _record_answer(step, answer, planned=is_replacement(ref.holder))
             log.info("waiting: %s", answer.reason)
             pause_s = (answer.retry_at - datetime.now(UTC)).total_seconds() if answer.retry_at else 2.0
             time.sleep(min(max(pause_s, 0.1), LOOK_AGAIN_S))
@@ -87,7 +88,11 @@ def _ask_guards(context: Context, ref: RecoveryRef) -> _GuardAnswer:
     at_stake = _decide_next(context, incident, confirmed, insisted=True) if paging else decision
     facts = _current_facts(context, ref, incident)
     ruling = evaluate_action(
-        at_stake.action, facts.with_ledger(context.store.repair_budget(incident.id)), limits_in_force(context)
+        _judged_action(at_stake.action, ref),
+        facts.with_ledger(context.store.repair_budget(incident.id)),
+        limits_in_force(context),
+        # A replacement asks a person before it drains the node. Every other run asks after this answer.
+        approved=_approved_guards(incident, ref) if is_replacement(ref.holder) else (),
     )
     if paging:
         ruling = GuardResult(False, (decision.reason, *ruling.reasons), ruling.gates)
@@ -123,12 +128,15 @@ def _confirm_again(context: Context, ref: RecoveryRef, step: FencedStep) -> None
         )
 
 
-def _record_answer(step: FencedStep, answer: _GuardAnswer) -> list[str]:
-    """Write the guards' answer into the journal; returns the next tasks."""
+def _record_answer(step: FencedStep, answer: _GuardAnswer, *, planned: bool) -> list[str]:
+    """Write the guards' answer into the journal; returns the next tasks. ``planned``: for a replacement on purpose."""
     decision, ruling = answer.decision, answer.ruling
     if answer.dry_run:
         step.note(f"dry run, nothing is changed: {decision.reason}", action=decision.action.value)
         return ["decide"]
+    if not ruling.allowed and planned:
+        step.note(_give_up(answer.reason), given_up=True, gates=sorted(gate.value for gate in ruling.gates))
+        return ["stand_down"]
     recent = answer.since is not None and datetime.now(UTC) - answer.since < WAIT_BEFORE_ASKING
     partitioned = answer.waits and ruling.allowed
     if decision.action is Action.STAND_DOWN or partitioned or (recent and waits_only(ruling)):
@@ -145,6 +153,11 @@ def _record_answer(step: FencedStep, answer: _GuardAnswer) -> list[str]:
         **_waiting_data(answer),
     )
     return ["archive_logs", "ask_a_human"]
+
+
+def _give_up(reason: str) -> str:
+    """Return why a replacement is given up. Nobody is asked while the node is stopped; it is started again."""
+    return f"the replacement is given up before anything is destroyed: {reason}"
 
 
 def waits_only(ruling: GuardResult) -> bool:
@@ -172,6 +185,15 @@ def _decide_next(
         unfinished=incident.node in context.store.pending_repairs(),
         insisted=insisted,
     )
+
+
+def _judged_action(action: Action, ref: RecoveryRef) -> Action:
+    """Return the action whose guards are evaluated: a replacement on purpose is judged as if it lost the volume too.
+
+    Its node can be started again at once. So it is rebuilt only while its peers are complete without it.
+    """
+    kept = action is Action.REBUILD_NODE and is_replacement(ref.holder)
+    return Action.REBUILD if kept else action
 
 
 def limits_in_force(context: Context) -> Limits:
@@ -253,7 +275,7 @@ def _reevaluate_guards(context: Context, ref: RecoveryRef) -> GuardFacts:
         raise GuardRefused(f"Nothing is killed: this run has no open attempt on {ref.node}.")
     facts = _current_facts(context, ref, incident)
     ruling = evaluate_action(
-        action,
+        _judged_action(action, ref),
         facts.with_ledger(context.store.repair_budget(incident.id)),
         limits_in_force(context),
         approved=_approved_guards(incident, ref),
@@ -266,9 +288,13 @@ def _reevaluate_guards(context: Context, ref: RecoveryRef) -> GuardFacts:
 
 def _approved_guards(incident: Incident, ref: RecoveryRef) -> list[Guard]:
     """Return the guards that a person overrode for this run; see ``choose_path``."""
-    if not any(entry.data.get("approved") == ref.holder for entry in incident.entries):
+    approvals = [entry.data for entry in incident.entries if entry.data.get("approved") == ref.holder]
+    if not approvals:
         return []
-    return [Guard(gate) for gate in latest_entry(incident, "guard", "refused", ref.holder).data["gates"]]
+    gates = approvals[-1].get("gates")  # of a replacement, which was approved before a guard refused
+    if gates is None:
+        gates = latest_entry(incident, "guard", "refused", ref.holder).data["gates"]
+    return [Guard(gate) for gate in gates]
 
 
 def refusal_reasons(context: Context, ref: RecoveryRef) -> list[str]:
@@ -308,6 +334,12 @@ def choose_path(context: Context, ref: RecoveryRef, approved_by: str | None) -> 
             except NodeReturned as returned:
                 step.note(f"{ref.node} answers again, so it is only verified: {returned}", returned=True)
                 return PATHS[Action.WAIT]
+            except IncidentClosed:
+                raise
+            except GuardRefused as refused:
+                if is_replacement(ref.holder):
+                    step.note(_give_up(str(refused)), given_up=True)
+                raise
     return PATHS[decision.action]
 
 
@@ -334,7 +366,10 @@ def _begin_attempt(
     until = time.monotonic() + WAIT_FOR_OTHERS_S
     while True:
         evaluation = _LastAnswer(
-            decision.action, _current_facts(context, ref, incident), limits_in_force(context), approved
+            _judged_action(decision.action, ref),
+            _current_facts(context, ref, incident),
+            limits_in_force(context),
+            approved,
         )
         try:
             context.store.begin_attempt(

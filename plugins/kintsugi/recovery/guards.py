@@ -26,6 +26,8 @@ A node that anybody heard within 5 s is never killed, unless its platform says t
 peers has nobody else who could have heard the node, so its silence must last 30 s.
 
 An action that destroys is refused if a fact is unknown. A restart is refused only by facts that are known.
+A replacement on purpose (`kintsugi.replacement`) is judged by the column *both*, also if it keeps the volume.
+
 The lease is not checked here. The database checks it in the transaction of each action.
 """
 

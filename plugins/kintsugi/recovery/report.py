@@ -11,11 +11,13 @@ import json
 import logging
 import os
 import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from kintsugi.core.incident import Incident, Outcome
+from kintsugi.core.dag_ids import is_replacement
+from kintsugi.core.incident import WITHDRAWN, Incident, JournalEntry, Outcome
 from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import BUCKET
 from kintsugi.operations.context import LEASE_S, Context, RecoveryRef
@@ -112,7 +114,12 @@ def record_outcome(context: Context, ref: RecoveryRef) -> IncidentRecord:
             context.store.close_incident(ref.incident, step.token, outcome, reason)
         incident = _archive_record(context, ref)
     context.store.release_lease(ref.node, step.token)
-    return IncidentRecord(well=outcome in WELL, text=format_incident(incident, outcome, reason))
+    return IncidentRecord(well=_ended_well(outcome, ref), text=format_incident(incident, outcome, reason))
+
+
+def _ended_well(outcome: Outcome, ref: RecoveryRef) -> bool:
+    """Whether nothing is left to do. A replacement that was given up has destroyed nothing."""
+    return outcome in WELL or (outcome is Outcome.REFUSED and is_replacement(ref.holder))
 
 
 def _record_again(context: Context, ref: RecoveryRef, incident: Incident, outcome: Outcome) -> IncidentRecord:
@@ -120,7 +127,7 @@ def _record_again(context: Context, ref: RecoveryRef, incident: Incident, outcom
     _archive_record(context, ref)
     context.store.give_back(ref.node, ref.holder)
     return IncidentRecord(
-        well=outcome in WELL, text=format_incident(incident, outcome, incident.reason or "")
+        well=_ended_well(outcome, ref), text=format_incident(incident, outcome, incident.reason or "")
     )
 
 
@@ -175,12 +182,18 @@ def conclude_incident(incident: Incident, run: str) -> tuple[Outcome, str]:
     done = {entry.step for entry in entries if entry.data.get("mark") == "end"}
     if "dry_run" in done:
         return Outcome.DRY_RUN, "Dry run: the plan was shown. Nothing was changed."
-    if "stand_down" in done:
-        return Outcome.FALSE_ALARM, entries[0].message
     if "canary" in done:
         proofs = [entry.message for entry in entries if entry.step == "verify" and "mark" not in entry.data]
         without = "" if incident.acted else "Recovered without action. "
         return Outcome.HEALED, without + " ".join(proofs)
+    if (given_up := _reason_given_up(entries, run)) is not None:
+        return Outcome.REFUSED, given_up
+    if "stand_down" in done:
+        return Outcome.FALSE_ALARM, entries[0].message
+    return _conclude_unfinished(entries, done)
+
+
+def _conclude_unfinished(entries: Sequence[JournalEntry], done: Collection[str]) -> tuple[Outcome, str]:
     failures = [entry for entry in entries if entry.data.get("mark") == "failed"]
     if failures:
         return Outcome.FAILED, f"{failures[-1].step} {failures[-1].message}"
@@ -192,6 +205,17 @@ def conclude_incident(incident: Incident, run: str) -> tuple[Outcome, str]:
         Outcome.FAILED,
         f"the run ended after step {reached} without a reason; see its task logs in Airflow",
     )
+
+
+def _reason_given_up(entries: Sequence[JournalEntry], run: str) -> str | None:
+    """Return why a replacement was given up before anything was destroyed; None if it wasn't."""
+    if not is_replacement(run):
+        return None
+    for entry in reversed(entries):
+        withdrawn = entry.step == WITHDRAWN and entry.data["attempt"] == run and not entry.data.get("counts")
+        if withdrawn or "given_up" in entry.data:
+            return entry.message
+    return None
 
 
 def format_incident(incident: Incident, outcome: Outcome, reason: str) -> str:

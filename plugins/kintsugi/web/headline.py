@@ -9,7 +9,8 @@ The first rule that applies decides; the most severe rule comes first:
 4. a repair is running, or the watch is about to start one;
 5. the flow failed: the stream is gone, trades are not stored, or files are not ingested;
 6. the next failure would not be detected (watches paused, Airflow without heartbeat), or a source can't be read;
-7. the flow is late, files lost rows, or Cassandra's repair is overdue;
+7. a replacement of a protected node waits for an approval, the flow is late, files lost rows, or Cassandra's repair is
+   overdue;
 8. all is well.
 """
 
@@ -21,6 +22,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from kintsugi.core.dag_ids import REPLACE_DAG
 from kintsugi.core.fleet import WATCH, watch_dag_id
 from kintsugi.db import replica_repairs
 from kintsugi.db.flags import FLEET, Maintenance
@@ -83,6 +85,7 @@ def choose_headline(facts: HealthFacts) -> Headline:
         _report_intake,
         _report_unreadable_source,
         _report_unwatched_nodes,
+        _report_open_replacement,
         _report_late_flow,
         _report_late_intake,
         _report_overdue_repair,
@@ -102,10 +105,9 @@ def choose_headline(facts: HealthFacts) -> Headline:
 
 
 def _report_open_approval(facts: HealthFacts) -> Headline | None:
-    approvals = facts.airflow.value.approvals if facts.airflow.value else ()
-    if not approvals:
+    first = _first_approval(facts, of_replacement=False)
+    if first is None:
         return None
-    first = approvals[0]
     name = node_of_approval(first)
     incident = facts.open_incident(name) if name else None
     reason = describe_refusal(incident) if incident else ""
@@ -117,7 +119,31 @@ def _report_open_approval(facts: HealthFacts) -> Headline | None:
         reason or "Read the reason. Then approve or decline the repair.",
         since=first.since,
         action="approve",
-        target=":".join((first.dag_id, first.run_id, first.task_id, str(first.map_index))),
+        target=_target_of(first),
+    )
+
+
+def _first_approval(facts: HealthFacts, *, of_replacement: bool) -> Approval | None:
+    approvals = facts.airflow.value.approvals if facts.airflow.value else ()
+    return next((one for one in approvals if (one.dag_id == REPLACE_DAG) is of_replacement), None)
+
+
+def _target_of(approval: Approval) -> str:
+    return ":".join((approval.dag_id, approval.run_id, approval.task_id, str(approval.map_index)))
+
+
+def _report_open_replacement(facts: HealthFacts) -> Headline | None:
+    first = _first_approval(facts, of_replacement=True)
+    if first is None:
+        return None
+    return Headline(
+        Situation.APPROVAL_NEEDED,
+        Severity.NOTE,
+        first.subject,
+        "The node serves, and nothing was touched yet. Approve or decline its replacement.",
+        since=first.since,
+        action="approve",
+        target=_target_of(first),
     )
 
 

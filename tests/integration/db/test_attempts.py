@@ -79,6 +79,22 @@ def test_the_guards_see_flags_budget_and_pending_repairs(store: Store) -> None:
     assert store.repair_budget(second.id).pending == {"cassandra-1"}
 
 
+def test_the_run_of_an_incident_is_not_refused_by_its_own_flag(store: Store) -> None:
+    incident, token = opened(store, "kafka-1", holder="replace_node/manual__1")
+    store.set_maintenance("kafka-1", reason="it is replaced", user="replace_node/manual__1")
+    store.set_maintenance("kafka-1", reason="new disks", user="ada")
+    seen: list[RepairBudget] = []
+
+    def watch(ledger: RepairBudget) -> list[str]:
+        seen.append(ledger)
+        return []
+
+    begin(store, incident, token, Action.REBUILD_NODE, refusals=watch)
+    (flag,) = store.repair_budget(incident.id).maintenance
+    assert "ada" in flag
+    assert [ledger.maintenance for ledger in seen] == [(flag,)]
+
+
 def test_a_repair_stays_pending_until_the_data_is_consistent(store: Store) -> None:
     incident, token = opened(store)
     begin(store, incident, token, Action.REBUILD)

@@ -35,6 +35,7 @@ def test_a_glance_tells_what_is_open_and_what_chaos_did(store: Store) -> None:
     identity = begin_repair(store, "cassandra-1", steps=3)
     store.set_maintenance("kafka-1", reason="disk", user="olga", until=datetime.now(UTC) + timedelta(hours=1))
     store.set_maintenance("kafka-2", reason="old", user="olga", until=datetime.now(UTC) - timedelta(hours=1))
+    store.set_maintenance("kafka-3", reason="it is replaced", user="replace_node/of-a-run-that-is-gone")
     summary = Listing(store._dsn).read_summary()
     assert [incident.id for incident in summary.open] == [identity]
     assert summary.open[0].entries[-1].message

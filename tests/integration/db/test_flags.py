@@ -6,9 +6,10 @@ from datetime import timedelta
 
 import pytest
 
+from kintsugi.core.dag_ids import REPLACE_DAG
 from kintsugi.core.errors import GuardRefused
 from kintsugi.db.store import Store
-from tests.integration.db.store_steps import NOW, at_once
+from tests.integration.db.store_steps import NOW, at_once, lapse
 
 
 def test_the_last_fault_before_a_moment_is_found(store: Store) -> None:
@@ -63,3 +64,17 @@ def test_a_refused_first_write_leaves_nothing(store: Store) -> None:
     with pytest.raises(GuardRefused):
         store.set_desired("stream_trades", 1, expected=5)
     assert store.read_desired("stream_trades") is None
+
+
+def test_the_flag_of_a_replacement_ends_with_its_lease(store: Store) -> None:
+    run = f"{REPLACE_DAG}/manual__1"
+    store.acquire_lease("kafka-1", run, 60)
+    store.set_maintenance("kafka-1", reason="it is replaced", user=run, until=NOW + timedelta(hours=6))
+    assert [flag.user for flag in store.read_maintenance("kafka-1")] == [run]
+    lapse(store, "kafka-1")
+    assert store.read_maintenance("kafka-1") == []
+    store.acquire_lease("kafka-1", "watch_kafka-1/run-1", 60)
+    assert store.read_maintenance("kafka-1") == []
+    store.give_back("kafka-1", "watch_kafka-1/run-1")
+    store.acquire_lease("kafka-1", run, 60)  # its cleared task goes on
+    assert [flag.user for flag in store.read_maintenance("kafka-1")] == [run]

@@ -169,3 +169,10 @@ def test_health_names_what_is_not_well_and_is_empty_when_airflow_is_away(api: Ap
     with pytest.raises(StepFailed, match=r"127\.34\.8\.2:1") as caught:
         away.dags()
     assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_what_a_task_pushed_is_read_and_nothing_is_no_error(api: Api, airflow: Airflow) -> None:
+    path = "/api/v2/dags/d/dagRuns/r%2F1/taskInstances/finish/xcomEntries/result"
+    assert airflow.xcom("d", "r/1", "finish", "result") is None
+    api.answers["GET", path] = (200, {"key": "result", "value": {"state": "replaced"}})
+    assert airflow.xcom("d", "r/1", "finish", "result") == {"state": "replaced"}

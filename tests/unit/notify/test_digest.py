@@ -32,3 +32,9 @@ def test_what_did_not_get_out_is_not_kept_silent() -> None:
     assert all(fact in refused for fact in ("page/refused/x/0", "nobody answers"))
     assert "trace/y" in untried
     assert "None" not in untried
+
+
+def test_a_replacement_on_purpose_is_named_as_such() -> None:
+    planned = replace(healed("kafka-3", later=100), t0=None, holder="replace_node/manual__1")
+    lines = format_digest([planned, healed()], [], at(0), at(86400))[1].splitlines()
+    assert ["on purpose" in line for line in lines[2:]] == [False, True]

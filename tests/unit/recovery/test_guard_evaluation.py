@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -185,3 +185,92 @@ def test_the_journal_names_the_zone_that_failed(context: Doors, monkeypatch: pyt
         "nodes": ["cassandra-2", "kafka-2"],
     }
     assert "zone north" in answer.message
+
+
+# --- a replacement on purpose -----------------------------------------------------------------------------
+
+REPLACEMENT = RecoveryRef("i-1", "kafka-2", "replace_node/manual-1")
+
+
+class Evaluated:
+    """Evaluates no guard; notes what is evaluated, and answers what a test says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *gates: Guard) -> None:
+        self.gates = gates
+        self.calls: list[tuple[Action, list[Guard]]] = []
+        monkeypatch.setattr(guard_evaluation, "evaluate_action", self)
+
+    def __call__(self, action: Action, *_: Any, approved: Collection[Guard]) -> GuardResult:
+        self.calls.append((action, list(approved)))
+        left = frozenset(self.gates) - set(approved)
+        return GuardResult(not left, tuple(gate.value for gate in left), left)
+
+
+def test_a_replacement_asks_nobody_while_its_node_is_down_and_pages_nobody(
+    context: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Evaluated(monkeypatch, Guard.COPIES)
+    context.confirmed(REPLACEMENT, "process_down", requested="rebuild_node")
+    assert guard_evaluation.evaluate_guards(context, REPLACEMENT) == ["stand_down"]  # type: ignore[arg-type]
+    (entry,) = [one for one in context.incident_.entries if one.step == "guard"]
+    assert entry.data["given_up"]
+    assert not {"refused", "waiting"} & set(entry.data)
+
+
+@pytest.mark.parametrize("ref", [REPLACEMENT, HAND])
+def test_a_replacement_is_judged_as_if_it_lost_the_volume(
+    context: Doors, monkeypatch: pytest.MonkeyPatch, ref: RecoveryRef
+) -> None:
+    """The old node can still be started, so it is not destroyed while one of its peers is down."""
+    decision = Decision(Action.REBUILD_NODE, "a new node")
+    monkeypatch.setattr(guard_evaluation, "_decide_next", lambda *_, **__: decision)
+    seen = Evaluated(monkeypatch)
+    context.confirmed(ref, "process_down", requested="rebuild_node")
+    guard_evaluation.evaluate_guards(context, ref)  # type: ignore[arg-type]
+    context.write("attempt", action="rebuild_node", key=ref.holder)
+    guard_evaluation._reevaluate_guards(context, ref)  # type: ignore[arg-type]
+    expected = Action.REBUILD if ref is REPLACEMENT else Action.REBUILD_NODE
+    assert [action for action, _ in seen.calls] == [expected] * 2
+
+
+def test_what_a_person_approved_before_the_drain_is_not_asked_again(
+    context: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = Evaluated(monkeypatch, Guard.PROTECTED)
+    context.write("drain", approved=REPLACEMENT.holder, gates=["protected"], run=REPLACEMENT.holder)
+    context.confirmed(REPLACEMENT, "process_down", requested="rebuild")
+    assert guard_evaluation.evaluate_guards(context, REPLACEMENT) == ["archive_logs", "decide"]  # type: ignore[arg-type]
+    assert [approved for _, approved in seen.calls] == [[Guard.PROTECTED]]
+    seen.gates = (Guard.PROTECTED, Guard.PENDING)
+    assert guard_evaluation.evaluate_guards(context, REPLACEMENT) == ["stand_down"]  # type: ignore[arg-type]
+
+
+def test_a_replacement_that_is_refused_at_its_begin_is_given_up_too(
+    context: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(*_: Any, **__: Any) -> None:
+        raise GuardRefused("kafka-1 is down")
+
+    monkeypatch.setattr(guard_evaluation, "_begin_attempt", begin)
+    for ref in (HAND, REPLACEMENT):
+        context.confirmed(ref, "process_down", requested="rebuild")
+        with pytest.raises(GuardRefused):
+            guard_evaluation.choose_path(context, ref, None)  # type: ignore[arg-type]
+    runs = [one.data["run"] for one in context.incident_.entries if "given_up" in one.data]
+    assert runs == [REPLACEMENT.holder]
+
+
+def test_its_attempt_begins_only_while_its_peers_are_complete(
+    context: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(*_: Any, refusals: Any, **__: Any) -> None:
+        refusals(None)
+
+    decision = Decision(Action.REBUILD_NODE, "a new node")
+    monkeypatch.setattr(guard_evaluation, "_decide_next", lambda *_, **__: decision)
+    monkeypatch.setattr(Doors, "begin_attempt", begin, raising=False)
+    seen = Evaluated(monkeypatch)
+    for ref in (REPLACEMENT, HAND):
+        context.confirmed(ref, "process_down", requested="rebuild_node")
+        guard_evaluation.choose_path(context, ref, None)  # type: ignore[arg-type]
+    assert [action for action, _ in seen.calls] == [Action.REBUILD, Action.REBUILD_NODE]

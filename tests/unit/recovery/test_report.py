@@ -14,6 +14,7 @@ from moto import mock_aws
 from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Incident, JournalEntry, Outcome
 from kintsugi.core.settings import BUCKET
+from kintsugi.operations.context import RecoveryRef
 from kintsugi.recovery import report
 from kintsugi.recovery.assessment import ConfirmedFinding
 from kintsugi.recovery.report import conclude_incident, stays_open
@@ -209,3 +210,46 @@ def test_a_log_is_archived_also_at_the_moment_at_which_its_file_was_full(tmp_pat
         (tmp_path / name).touch()
     assert report._service_logs(tmp_path) == [tmp_path / "kafka.log", tmp_path / "sshd.log"]
     assert report._service_logs(tmp_path / "never-spoke") == []
+
+
+# --- a replacement on purpose -----------------------------------------------------------------------------
+
+PURPOSE = "replace_node/manual-1"
+STOOD_DOWN = ("stand_down", "done", {"mark": "end"})
+GIVEN_UP = ("guard", "given up: kafka-1 is down", {"given_up": True})
+KILLED_NOT = ("attempt.withdrawn", "not killed: kafka-1 is down", {"attempt": PURPOSE, "counts": False})
+BLAMED = ("attempt.withdrawn", "the control plane's disk is full", {"attempt": PURPOSE, "counts": True})
+FENCE_FAILED = ("fence", "failed: kafka-1 is down", {"mark": "failed"})
+
+
+@pytest.mark.parametrize(
+    ("lines", "outcome", "reason"),
+    [
+        ([GIVEN_UP, STOOD_DOWN], Outcome.REFUSED, "given up: kafka-1 is down"),
+        ([GIVEN_UP, ("decide", "failed: kafka-1 is down", {"mark": "failed"})], Outcome.REFUSED, "given up"),
+        ([ALLOWED, DECIDED, KILLED_NOT, FENCE_FAILED], Outcome.REFUSED, "not killed: kafka-1 is down"),
+        ([ALLOWED, DECIDED, BLAMED, BROKEN], Outcome.FAILED, "configure failed"),
+        ([ALLOWED, DECIDED, BROKEN], Outcome.FAILED, "configure failed"),
+        ([ALLOWED, DECIDED, KILLED_NOT, *WELL], Outcome.HEALED, "Recovered without action"),
+    ],
+)
+def test_a_replacement_that_destroyed_nothing_is_refused_and_not_failed(
+    lines: list[tuple[str, str, dict[str, Any]]], outcome: Outcome, reason: str
+) -> None:
+    found, said = conclude_incident(incident(SICK, *lines, RECORDING), PURPOSE)
+    assert found is outcome
+    assert said.startswith(reason)
+
+
+@pytest.mark.parametrize(("run", "well"), [(PURPOSE, True), (HAND, False)])
+def test_only_a_replacement_may_end_refused_without_failing_its_run(run: str, well: bool) -> None:
+    ref = RecoveryRef("i-1", "kafka-2", run)
+    assert report._ended_well(Outcome.REFUSED, ref) is well
+    assert not report._ended_well(Outcome.FAILED, ref)
+
+
+@pytest.mark.parametrize("run", [PURPOSE, WATCH])
+def test_a_recovery_whose_attempt_was_withdrawn_has_failed(run: str) -> None:
+    """The watch withdrew it: that is no reason for the replacement, and no replacement for the watch."""
+    lines = [SICK, DECIDED, TAKEN_BACK, BROKEN]
+    assert conclude_incident(incident(*lines), run)[0] is Outcome.FAILED

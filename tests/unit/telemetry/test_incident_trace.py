@@ -93,3 +93,8 @@ def test_ids_depend_on_names_alone_and_are_all_different() -> None:
     assert len({span_id(root.key, key) for key in keys}) == len(keys)
     assert trace_id(root.key) != trace_id(incident_trace(healed(later=60)).key)
     assert 0 < trace_id(root.key) < 2**128
+
+
+def test_a_replacement_on_purpose_is_not_counted_as_an_incident() -> None:
+    planned = replace(healed(), holder="replace_node/manual__1")
+    assert incident_trace(planned).name != incident_trace(healed()).name

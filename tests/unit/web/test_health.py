@@ -155,6 +155,21 @@ def test_a_waiting_decision_comes_before_all_else_and_gives_the_guards_reasons()
     assert said.target == "watch_kafka-2:run:1:recovery.ask_a_human:-1"
 
 
+def test_a_question_about_a_replacement_hides_no_failure_and_names_no_refusal() -> None:
+    asked = Approval("replace_node", "run:1", "ask_a_human", -1, "Replace a protected node?", NOW)
+    refused = Approval("watch_kafka-2", "run:1", "recovery.ask_a_human", -1, "?", NOW)
+    calm = choose_headline(known(approvals=(asked,)))
+    assert (calm.situation, calm.level, calm.title) == (
+        Situation.APPROVAL_NEEDED,
+        Severity.NOTE,
+        asked.subject,
+    )
+    assert calm.target == "replace_node:run:1:ask_a_human:-1"
+    assert choose_headline(known(approvals=(asked, refused))).target.startswith("watch_kafka-2:")
+    down = choose_headline(known(down=["kafka-2"], store=with_open(opened()), approvals=(asked,)))
+    assert down.situation is Situation.REPAIR_RUNNING
+
+
 def test_a_failed_repair_is_stuck_only_after_its_run_has_ended() -> None:
     entries = [("configure", "failed: no route", {"mark": "failed"})]
     running = choose_headline(known(down=["kafka-2"], store=with_open(opened(*entries))))
