@@ -66,7 +66,7 @@ class Servers:
 
 @pytest.fixture
 def context(store: Store, tmp_path: Path) -> Context:  # noqa: F811
-    settings = installation(tmp_path, "127.39")
+    settings = installation(tmp_path, "127.56")
     return Context(settings=settings, fleet=settings.fleet, store=store)
 
 

@@ -201,14 +201,15 @@ def _conclude_dry_run(name: str, record: Incident | None, refusal: str | None) -
 
 def _conclude_record(name: str, holder: str, record: Incident) -> ReplacementResult:
     see = f"See `make incident ID={record.id}`."
+    reason = f"{(record.reason or '').removesuffix('.')}."
     if record.outcome is Outcome.REFUSED:
-        return ReplacementResult(ReplacementState.REFUSED, f"{name} is not replaced: {record.reason} {see}")
+        return ReplacementResult(ReplacementState.REFUSED, f"{name} is not replaced: {reason} {see}")
     if record.outcome is Outcome.HEALED and record.attempt_of(holder) is None:
         return ReplacementResult(
             ReplacementState.REFUSED, f"{name} is not replaced: it answered again before it was fenced. {see}"
         )
     if record.outcome is Outcome.HEALED:
-        return ReplacementResult(ReplacementState.REPLACED, f"{name} is replaced: {record.reason} {see}")
+        return ReplacementResult(ReplacementState.REPLACED, f"{name} is replaced: {reason} {see}")
     failures = [
         f"{entry.step} {entry.message}" for entry in record.entries if entry.data.get("mark") == "failed"
     ]

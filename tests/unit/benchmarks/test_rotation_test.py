@@ -49,7 +49,9 @@ LOG = """\
 
 
 def test_batches_of_the_drivers_log_count_in_their_time_only() -> None:
-    begin, end = (datetime.fromisoformat(f"2026-11-30T10:17:{second}+00:00").timestamp() for second in (51, 59))
+    begin, end = (
+        datetime.fromisoformat(f"2026-11-30T10:17:{second}+00:00").timestamp() for second in (51, 59)
+    )
     batches = read_batches(LOG.splitlines(), begin, end)
     assert [batch.stored for batch in batches] == [1000, 3770]
     assert measure_gaps_s(batches) == [5.0]

@@ -67,3 +67,9 @@ def test_a_dry_run_shows_the_plan_and_what_would_refuse() -> None:
     assert state == ReplacementState.DRY_RUN
     assert {"1 to replace", "kafka-1 is down."} <= {text[:12], text[-16:]}
     assert conclude(None, dry_run=True)[0] == ReplacementState.DRY_RUN
+
+
+@pytest.mark.parametrize("reason", ["kafka-2 took a record", "kafka-2 took a record."])
+def test_the_proof_and_where_to_look_are_two_sentences(reason: str) -> None:
+    _, text = conclude(record(Outcome.HEALED, reason, BEGUN))
+    assert text.startswith("kafka-2 is replaced: kafka-2 took a record. See `make incident ID=")
