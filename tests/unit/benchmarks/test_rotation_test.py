@@ -40,11 +40,11 @@ def test_the_report_counts_the_gaps_over_the_limit() -> None:
 
 
 LOG = """\
-2026-11-30T10:17:50.000000+00:00 2026-11-30 10:17:50,000 INFO stream_trades: batch 628: 999 trades, 0 unusual, 20 windows
-2026-11-30T10:17:51.250000+00:00 2026-11-30 10:17:51,250 INFO stream_trades: batch 629: 1000 trades, 0 unusual, 20 windows
+2026-11-30T10:17:50.000000+00:00 2026-11-30 10:17:50,000 INFO stream_trades: batch 628: 999 trades, 0 unusual
+2026-11-30T10:17:51.250000+00:00 2026-11-30 10:17:51,250 INFO stream_trades: batch 629: 1000 trades, 0 unusual
 2026-11-30T10:17:51.300000+00:00 2026-11-30T10:17:51.300Z WARN ProcessingTimeExecutor: Current batch is falling behind.
-2026-11-30T10:17:56.250000+00:00 2026-11-30 10:17:56,250 INFO stream_trades: batch 630: 2770 trades, 0 unusual, 20 windows
-2026-11-30T10:18:00.000000+00:00 2026-11-30 10:18:00,000 INFO stream_trades: batch 631: 999 trades, 0 unusual, 20 windows
+2026-11-30T10:17:56.250000+00:00 2026-11-30 10:17:56,250 INFO stream_trades: batch 630: 2770 trades, 0 unusual
+2026-11-30T10:18:00.000000+00:00 2026-11-30 10:18:00,000 INFO stream_trades: batch 631: 999 trades, 0 unusual
 """
 
 
