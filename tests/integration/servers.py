@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -243,7 +244,10 @@ def postgres(folder: Path, address: str, port: int = 5432) -> Server:
     data = folder / "data"
     prefix = ["setpriv", "--reuid", user, "--regid", user, "--clear-groups"] if user else []
     if user:
-        for parent in folder.parents[:3]:
+        # pytest closes its directories to other users.
+        for parent in folder.parents:
+            if parent == Path(tempfile.gettempdir()):
+                break
             parent.chmod(parent.stat().st_mode | 0o055)
         shutil.chown(folder, user, user)
     if not data.exists():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,6 +14,7 @@ from kintsugi.environments.local import node as local
 from kintsugi.infra import ssh
 from kintsugi.probes.observe import gather_observation
 from kintsugi.recovery.diagnosis import FailureMode, diagnose_node
+from tests.installations import open_directory
 from tests.integration import servers
 
 NAME = "kafka-1"
@@ -37,16 +37,17 @@ startsecs = 0
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
-    (tmp_path / "fleet.yaml").write_text(FLEET)
-    monkeypatch.setenv("KINTSUGI_STATE", str(tmp_path / "s"))
-    monkeypatch.setenv("KINTSUGI_FLEET", str(tmp_path / "fleet.yaml"))
-    made = load_settings()
-    local.create_node(made, NAME)
-    try:
-        yield made
-    finally:
-        local.destroy_node(made, NAME)
+def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    with open_directory() as directory:  # a short path, for the socket of the node's init
+        (directory / "fleet.yaml").write_text(FLEET)
+        monkeypatch.setenv("KINTSUGI_STATE", str(directory / "s"))
+        monkeypatch.setenv("KINTSUGI_FLEET", str(directory / "fleet.yaml"))
+        made = load_settings()
+        local.create_node(made, NAME)
+        try:
+            yield made
+        finally:
+            local.destroy_node(made, NAME)
 
 
 def define_service(settings: Settings) -> None:
