@@ -180,15 +180,29 @@ def create_login(session: Session, login: Login) -> None:
 
 
 def _await_unused(session: Session, logins: set[str]) -> None:
+    """Wait until no node has a client with one of these logins. Raises KintsugiError, also if a node isn't up."""
     deadline = time.monotonic() + UNUSED_SECONDS
     for host in session.cluster.metadata.all_hosts():
-        while used := logins & {row.username for row in session.execute(_CLIENTS, host=host)}:
+        while (obstacle := _obstacle_to_drop(session, host, logins)) is not None:
             if time.monotonic() > deadline:
-                raise KintsugiError(
-                    f"a client of {host.address} still uses {', '.join(sorted(used))}, so no login was dropped: "
-                    "restart that client, it reads its new login when it connects; then clear this task"
-                )
+                raise KintsugiError(f"no login was dropped: {obstacle}; then clear this task")
             time.sleep(0.5)
+
+
+def _obstacle_to_drop(session: Session, host: Host, logins: set[str]) -> str | None:
+    """Why ``logins`` can't be dropped yet, as far as one node knows, and what to do; None if it knows no reason."""
+    from cassandra.cluster import NoHostAvailable
+
+    try:
+        used = logins & {row.username for row in session.execute(_CLIENTS, host=host)}
+    except NoHostAvailable:
+        return f"{host.address} can't say who is connected: wait until it is healthy (`make status`)"
+    if not used:
+        return None
+    names = ", ".join(sorted(used))
+    return (
+        f"a client of {host.address} still uses {names}: restart it, it reads its new login when it connects"
+    )
 
 
 def _create_role(session: Session, role: str, options: str = "") -> set[str]:
