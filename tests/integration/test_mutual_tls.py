@@ -27,7 +27,7 @@ from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import KAFKA_CONTROLLER_PORT, KEYSPACE, TOPIC, Settings
 from kintsugi.environments.local import node as nodes
 from kintsugi.infra.ansible import Ansible
-from kintsugi.infra.ssh import key_directory, run_over_ssh
+from kintsugi.infra.ssh import accepts_next_key, key_directory, run_over_ssh
 from kintsugi.infra.terraform import Terraform
 from kintsugi.operations.gossip_generation import KEEP, KEPT
 from kintsugi.operations.readiness import READ_RANGE
@@ -307,11 +307,16 @@ def test_a_rotation_ends_no_connection_and_locks_nobody_out(settings: Settings) 
         assert current_login(Principal.STREAM) == current
     served = server_certificate(node, 9042)
     key = (key_directory(settings) / "user").read_text()
+    assert not [one for one in settings.fleet if accepts_next_key(settings, one)], (
+        "nobody has given it to them"
+    )
     Ansible(settings).run("restart.yml", timeout_s=300)
     assert server_certificate(node, 9042) != served
     for one in settings.fleet:
         assert asyncio.run(probe_node(one)).answer is ProbeResult.OK
-    assert before.role in secret_rotation.finish_rotation(settings)
+    told = secret_rotation.finish_rotation(settings)
+    assert before.role in told
+    assert "the key of SSH is replaced" in told
     assert (key_directory(settings) / "user").read_text() != key
     for one in settings.fleet:
         assert run_over_ssh(settings, one, ["true"]).returncode == 0

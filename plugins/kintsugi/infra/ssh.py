@@ -72,6 +72,11 @@ def publish_next_key(settings: Settings) -> None:
             write_private(directory / "authorized_keys", "".join([*accepted, following][-_ACCEPTED_KEYS:]))
 
 
+def is_key_published(settings: Settings) -> bool:
+    """Whether a key waits until every node accepts it."""
+    return (key_directory(settings) / _NEXT_USER).exists()
+
+
 def promote_next_key(settings: Settings) -> bool:
     """Use the published key from now on; the caller knows that every node accepts it. False if none is published."""
     with _locked_directory(settings) as directory:
@@ -114,12 +119,21 @@ def sign_host_key(settings: Settings, node: Node, key: Path) -> None:
     _run_keygen("-s", str(authority), "-I", node.name, "-h", "-n", principals, f"{key}.pub")
 
 
-def ssh_options(settings: Settings) -> list[str]:
+def accepts_next_key(settings: Settings, node: Node, timeout: float = 15.0) -> bool:
+    """Whether ``node`` lets the published key in; False also if it can't be reached."""
+    command = ssh_command(settings, node, ["true"], key=_NEXT_USER)
+    try:
+        return subprocess.run(command, capture_output=True, timeout=timeout, check=False).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def ssh_options(settings: Settings, key: str = _USER) -> list[str]:
     """Return options of ssh: use only our keys, never ask, and end when the node is silent."""
     directory = key_directory(settings)
     return [
         "-F", "/dev/null",
-        "-i", str(directory / "user"),
+        "-i", str(directory / key),
         "-o", "IdentitiesOnly=yes",
         "-o", "BatchMode=yes",
         "-o", "StrictHostKeyChecking=yes",
@@ -132,10 +146,10 @@ def ssh_options(settings: Settings) -> list[str]:
     ]  # fmt: skip
 
 
-def ssh_command(settings: Settings, node: Node, argv: Sequence[str]) -> list[str]:
+def ssh_command(settings: Settings, node: Node, argv: Sequence[str], key: str = _USER) -> list[str]:
     """Return the argument list that runs ``argv`` on ``node``; each word is quoted for the shell there."""
     target = f"{ssh_user()}@{node.address}"
-    return ["ssh", *ssh_options(settings), "-p", str(node.ssh_port), target, "--", shlex.join(argv)]
+    return ["ssh", *ssh_options(settings, key), "-p", str(node.ssh_port), target, "--", shlex.join(argv)]
 
 
 def run_over_ssh(

@@ -31,7 +31,7 @@ from kintsugi.core.client_tls import current_login
 from kintsugi.core.errors import GuardRefused
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import CASSANDRA_JMX_SECRET, Settings, replace_secret
-from kintsugi.infra.ssh import promote_next_key, publish_next_key
+from kintsugi.infra.ssh import accepts_next_key, is_key_published, promote_next_key, publish_next_key
 from kintsugi.operations.context import Context
 from kintsugi.pipeline import authorization
 from kintsugi.pipeline.cassandra_session import session_scope
@@ -96,10 +96,25 @@ def finish_rotation(settings: Settings) -> str:
         with _super_session(settings) as session:
             dropped = authorization.drop_other_logins(session, [current_login(one) for one in _LOGINS])
         certificates.promote_next_authority(settings)
-    promote_next_key(settings)
+    ssh_key = _replace_ssh_key(settings)
     keys = drop_replaced_keys(settings)
     _unfinished(settings).unlink(missing_ok=True)
-    return f"the rotation is finished; old logins dropped: {', '.join(dropped) or 'none'}; old keys of S3: {keys}"
+    logins = ", ".join(dropped) or "none"
+    return f"the rotation is finished; old logins dropped: {logins}; old keys of S3: {keys}; {ssh_key}"
+
+
+def _replace_ssh_key(settings: Settings) -> str:
+    """Use the next key of SSH if every node lets it in; returns what came of it.
+
+    A node whose release is older than these keys doesn't. The key is then offered to it by the next rotation.
+    """
+    if not is_key_published(settings):
+        return "the key of SSH was replaced before"
+    refusing = [node.name for node in settings.fleet if not accepts_next_key(settings, node)]
+    if refusing:
+        return f"the key of SSH stays, because the next one is not accepted by {', '.join(refusing)}"
+    promote_next_key(settings)
+    return "the key of SSH is replaced"
 
 
 def release_to_roll_out(context: Context) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from kintsugi.core.settings import Settings
 from kintsugi.infra.ssh import (
+    accepts_next_key,
     authorized_keys,
     ensure_keys,
     key_directory,
@@ -77,3 +78,8 @@ def test_a_kill_between_the_two_halves_of_a_key_is_repaired(settings: Settings) 
     ensure_keys(settings)
     assert (directory / "user.pub").read_text() == public_half(directory / "user")
     assert not (directory / "user-next.pub").exists()
+
+
+def test_a_node_that_is_silent_accepts_no_key(settings: Settings) -> None:
+    publish_next_key(settings)
+    assert not accepts_next_key(settings, settings.fleet.node("kafka-1"))
