@@ -101,13 +101,20 @@ def kill_owned(control: Path, part: str | None = None, *, seconds: float = 10.0)
     Repeats until none is left, because a process may fork while the list is read. The caller is not killed, so that a
     task of Airflow may call it.
     """
+    return _kill_proven(lambda pid: carries_marker(pid, control, part), seconds)
+
+
+def kill_started_with(name: str, value: str, *, seconds: float = 10.0) -> int:
+    """SIGKILL all processes that were started with this variable, as `kill_owned`; returns how many were killed."""
+    return _kill_proven(lambda pid: has_variable(pid, name, value), seconds)
+
+
+def _kill_proven(proof: Callable[[int], bool], seconds: float) -> int:
     hit: set[int] = set()
 
     def none_left() -> bool:
-        left = owned_pids(control, part) - {os.getpid()}
-        for pid in left:
-            if signal_if(pid, signal.SIGKILL, lambda number: carries_marker(number, control, part)):
-                hit.add(pid)
+        left = {pid for pid in psutil.pids() if proof(pid)} - {os.getpid()}
+        hit.update(pid for pid in left if signal_if(pid, signal.SIGKILL, proof))
         return not left
 
     wait_until(none_left, seconds, pause=0.05)

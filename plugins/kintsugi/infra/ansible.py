@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kintsugi.core.errors import FleetError, StepFailed
+from kintsugi.core.processes import kill_started_with
 from kintsugi.core.settings import allowed_variables
 
 if TYPE_CHECKING:
     from kintsugi.core.settings import Settings
 
+_RUN = "KINTSUGI_ANSIBLE_RUN"
+"""Every process of a run has its directory in this variable."""
 _RUNS_KEPT = 20
 # What a run gets of our own environment and of `_environment`. The environment of a task holds passwords of Airflow's
 # connections, and ansible_runner writes all that it passes on into a file of the run.
@@ -197,7 +200,7 @@ class Ansible:
             limit=limit,
             cmdline=shlex.join(flags) or None,
             extravars=dict(extra_vars or {}),
-            envvars=self._environment(),
+            envvars={**self._environment(), _RUN: str(directory)},
             timeout=int(timeout_s),
             event_handler=events,
             cancel_callback=cancel_callback,
@@ -205,6 +208,9 @@ class Ansible:
             quiet=True,
             suppress_env_files=True,
         )
+        if result.status != "successful":
+            # Ansible's workers have sessions of their own, so they outlive a run that ansible_runner has ended.
+            kill_started_with(_RUN, str(directory))
         return result, directory / "artifacts"
 
     def _new_directory(self) -> Path:

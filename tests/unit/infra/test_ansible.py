@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -72,6 +73,19 @@ def test_a_run_neither_gets_nor_keeps_a_secret_of_its_caller(
 def test_a_run_without_end_is_stopped(ansible: Ansible) -> None:
     with pytest.raises(StepFailed, match=r"\b6 s\b"):
         ansible.run("site.yml", limit="kafka-1", extra_vars={"seconds": 120}, timeout_s=6)
+    assert processes_of(ansible) == []
+
+
+def processes_of(ansible: Ansible) -> list[int]:
+    """The processes of its runs; with a connection to a node, each would still change something there."""
+    return [pid for pid in psutil.pids() if f"={ansible.scratch}/run-" in environment_of(pid)]
+
+
+def environment_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/environ").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def test_an_unknown_playbook_is_refused(ansible: Ansible) -> None:
@@ -117,3 +131,4 @@ def test_a_run_is_ended_with_the_reason_to_give_up(ansible: Ansible) -> None:
             give_up=lambda: "its listeners are wrong" if time.monotonic() > began + 3 else None,
         )  # fmt: skip
     assert time.monotonic() - began < 60
+    assert processes_of(ansible) == []
