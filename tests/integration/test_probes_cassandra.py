@@ -27,6 +27,8 @@ from kintsugi.recovery import data_loss
 from kintsugi.recovery.guard_facts import cassandra_facts
 from tests.integration import servers
 
+pytestmark = pytest.mark.timed
+
 NODES = [Node(f"cassandra-{n}", Role.CASSANDRA, f"127.35.42.{n}", 2222) for n in (1, 2, 3)]
 FLEET = Fleet(
     "test", "local", ControlPlaneEndpoints("127.35.42.9", 1, 2, 3, 4), {node.name: node for node in NODES}

@@ -25,6 +25,8 @@ from kintsugi.probes.stream_progress import read_offsets
 from kintsugi.recovery.guard_facts import guard_facts, kafka_facts
 from tests.integration import servers
 
+pytestmark = pytest.mark.timed
+
 NODES = [Node(f"kafka-{n}", Role.KAFKA, f"127.35.41.{n}", 2222) for n in (1, 2, 3)]
 FLEET = Fleet(
     "test", "local", ControlPlaneEndpoints("127.35.41.9", 1, 2, 3, 4), {node.name: node for node in NODES}

@@ -17,6 +17,8 @@ from kintsugi.recovery.diagnosis import FailureMode, diagnose_node
 from tests.installations import open_directory
 from tests.integration import servers
 
+pytestmark = pytest.mark.timed
+
 NAME = "kafka-1"
 FLEET = """
 name: observe

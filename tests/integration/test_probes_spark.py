@@ -19,6 +19,8 @@ from kintsugi.probes.protocols import probe_node
 from kintsugi.probes.stream import probe_stream
 from tests.integration import servers
 
+pytestmark = pytest.mark.timed
+
 MASTER = Node("spark-master-1", Role.SPARK_MASTER, "127.35.44.1", 2222)
 WORKER = Node("spark-worker-1", Role.SPARK_WORKER, "127.35.44.2", 2222)
 FLEET = Fleet(

@@ -25,9 +25,12 @@ NODE = Node("cassandra-1", Role.CASSANDRA, "127.98.2.1", 2222)
 PEER = Node("cassandra-2", Role.CASSANDRA, "127.98.2.2", 2222)
 SERVICE, GOSSIP = 9042, 7000
 
-pytestmark = pytest.mark.skipif(
-    network.reason_unavailable("local") is not None, reason=str(network.reason_unavailable("local"))
-)
+pytestmark = [
+    pytest.mark.timed,
+    pytest.mark.skipif(
+        network.reason_unavailable("local") is not None, reason=str(network.reason_unavailable("local"))
+    ),
+]
 
 
 def in_its_own_network(body: Callable[[], None]) -> None:

@@ -28,6 +28,8 @@ from kintsugi.environments.local.node_process import (
 from tests.installations import installation
 from tests.integration.servers import wait_until
 
+pytestmark = pytest.mark.timed
+
 CLONE_NEWNS = 0x00020000
 MIB = 1024 * 1024
 
