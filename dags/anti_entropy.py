@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, CronTriggerTimetable, task
 
+from kintsugi.core.dag_ids import holder_of
 from kintsugi.core.fleet import Role, load_fleet
 
 RUNBOOK = """
@@ -46,7 +47,6 @@ with DAG(
         from kintsugi.operations.cassandra_repair import repair_tonight
         from kintsugi.operations.context import Context
 
-        run = context["dag_run"]
-        return repair_tonight(Context.from_environment(), node, by=f"{run.dag_id}/{run.run_id}")  # type: ignore[attr-defined]
+        return repair_tonight(Context.from_environment(), node, by=holder_of(context["dag_run"]))
 
     repair_replicas.expand(node=[node.name for node in load_fleet().of(Role.CASSANDRA)])

@@ -7,6 +7,8 @@ from datetime import timedelta
 from airflow.sdk import DAG, CronTriggerTimetable, Param, task
 from airflow.sdk.exceptions import AirflowFailException
 
+from kintsugi.core.dag_ids import holder_of
+
 RUNBOOK = """
 ### Drift
 
@@ -50,10 +52,10 @@ with DAG(
         from kintsugi.operations.context import Context
         from kintsugi.releases import drift
 
-        run, params = context["dag_run"], context["params"]
-        holder = f"{run.dag_id}/{run.run_id}"  # type: ignore[attr-defined]
-        put_right = bool(params["put_right"])  # type: ignore[index]
-        report = drift.detect_drift(Context.from_environment(), holder=holder, put_right=put_right)
+        put_right = bool(context["params"]["put_right"])  # type: ignore[index]
+        report = drift.detect_drift(
+            Context.from_environment(), holder=holder_of(context["dag_run"]), put_right=put_right
+        )
         if report.remaining:
             raise AirflowFailException(str(report))
         return str(report)

@@ -7,6 +7,8 @@ from datetime import timedelta
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, CronTriggerTimetable, Param, task
 
+from kintsugi.core.dag_ids import holder_of
+
 RUNBOOK = """
 ### Rotate secrets
 
@@ -72,8 +74,7 @@ with DAG(
         from kintsugi.operations.context import Context
         from kintsugi.releases.secret_rotation import hand_out_secrets
 
-        run = context["dag_run"]
-        return hand_out_secrets(Context.from_environment(), f"{run.dag_id}/{run.run_id}")  # type: ignore[attr-defined]
+        return hand_out_secrets(Context.from_environment(), holder_of(context["dag_run"]))
 
     @task(task_id="finish", execution_timeout=timedelta(minutes=5))
     def finish() -> str:

@@ -46,6 +46,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from kintsugi.airflow_ext.operators.approval import RepairApproval
 from kintsugi.airflow_ext.operators.incident_link import IncidentLink
 from kintsugi.airflow_ext.triggers.node_health_listener import finding_of
+from kintsugi.core.dag_ids import holder_of
 from kintsugi.core.errors import GuardRefused, LeaseHeld, NodeReturned, PermanentStepError
 from kintsugi.operations.approval_answers import LOOK_AGAIN
 from kintsugi.recovery.guard_model import APPROVE, DECLINE
@@ -121,7 +122,7 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
         ref = assessment.confirm_finding(
             _own_context(),
             node=node,
-            holder=f"{run.dag_id}/{run.run_id}",
+            holder=holder_of(run),
             finding=finding_of(finding),
             requested=action,
             dry_run=dry_run == "True",

@@ -16,6 +16,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from kintsugi.airflow_ext.operators.approval import APPROVED_BY, RepairApproval
 from kintsugi.airflow_ext.recovery_task_group import APPROVAL_WAIT, JOIN, RETRY, build_recovery
+from kintsugi.core.dag_ids import holder_of
 from kintsugi.core.errors import GuardRefused
 from kintsugi.core.users import actor_of_run
 from kintsugi.operations.context import Context
@@ -28,16 +29,11 @@ REFUSED = "refused"  # the XCom key of the refusal by `drain`
 RESULT = "result"  # the XCom key of how it ended: state and text
 
 
-def _holder_of(context: Any) -> str:
-    run = context["dag_run"]
-    return f"{run.dag_id}/{run.run_id}"
-
-
 @task.branch(**RETRY)
 def check(node: str, dry_run: str, **context: Any) -> str:
     """Ask every guard; goes on with the drain, with a question if the node is protected, or with the end."""
     own_context = Context.from_environment()
-    reasons = steps.check_replacement(own_context, node, _holder_of(context))
+    reasons = steps.check_replacement(own_context, node, holder_of(context["dag_run"]))
     real = dry_run != "True"
     asks = real and not reasons and own_context.fleet.node(node).protected
     context["ti"].xcom_push(key=ASKS, value=asks)
@@ -56,7 +52,7 @@ def drain(node: str, what: str, dry_run: str, **context: Any) -> str:
         return steps.drain_node(
             Context.from_environment(),
             node,
-            _holder_of(context),
+            holder_of(context["dag_run"]),
             started_by=actor_of_run(context["dag_run"]),
             approved_by=context["ti"].xcom_pull(task_ids="ask_a_human", key=APPROVED_BY),
             what=what,
@@ -76,7 +72,7 @@ def finish(node: str, dry_run: str, **context: Any) -> str:
     result = steps.finish_replacement(
         Context.from_environment(),
         node,
-        _holder_of(context),
+        holder_of(context["dag_run"]),
         dry_run=dry_run == "True",
         refusal=_refusal(node, reasons, ti),
     )

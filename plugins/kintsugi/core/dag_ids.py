@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 INGEST_DAG = "ingest_trades"
 BASELINE_DAG = "build_baseline"
 DRIFT_DAG = "check_drift"
@@ -9,6 +11,11 @@ STREAM_DAG = "stream_trades"
 FIRST_DAGS = (STREAM_DAG, BASELINE_DAG)
 """The DAGs that run before the first trade is ingested."""
 REPLACE_DAG = "replace_node"
+
+
+def holder_of(dag_run: Any) -> str:
+    """Return ``<dag>/<run>``: the name in which a run of Airflow holds leases and flags."""
+    return f"{dag_run.dag_id}/{dag_run.run_id}"
 
 
 def is_replacement(run: str) -> bool:
