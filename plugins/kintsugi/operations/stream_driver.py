@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Fleet, Node, Role
 from kintsugi.db.store import Store
-from kintsugi.infra import ssh
 from kintsugi.operations.context import Context
+from kintsugi.operations.node_programs import control_program
 from kintsugi.probes.observe import parse_init_state
 from kintsugi.probes.stream import probe_stream
 
@@ -78,16 +78,7 @@ def _under_repair(context: Context) -> list[str]:
 
 def control_driver(context: Context, verb: str) -> str:
     """Give the command ``verb`` (start, stop, status) for the driver to its node's init; returns the answer."""
-    node = driver_node(context.fleet)
-    config = context.settings.node_root(node.name) / "etc" / "supervisord.conf"
-    argv = ["supervisorctl", "-c", str(config), verb, PROGRAM]
-    answer = ssh.run_over_ssh(context.settings, node, argv, timeout=60)
-    text = f"{answer.stdout}{answer.stderr}".strip()
-    if answer.returncode != 0 and verb != "status" and "already started" not in text:
-        raise StepFailed(
-            f"{node.name}: '{verb} {PROGRAM}' answered {text!r}; read {PROGRAM}.log of that node"
-        )
-    return text
+    return control_program(context, driver_node(context.fleet), verb, PROGRAM, 60)
 
 
 def wait_until_running(context: Context, deadline_s: float) -> str:

@@ -11,7 +11,6 @@ A step may be killed at any moment and run again: to stop what is stopped does n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Fleet, Node, Role
@@ -19,6 +18,7 @@ from kintsugi.core.observation import ProbeResult
 from kintsugi.infra import ssh
 from kintsugi.operations import stream_driver
 from kintsugi.operations.context import Context
+from kintsugi.operations.node_programs import control_program
 from kintsugi.operations.readiness import poll_until
 from kintsugi.probes.observe import SERVICES
 from kintsugi.probes.protocols import probe_node
@@ -34,17 +34,24 @@ RELEASED_S = 30.0
 def stop_service(context: Context, node: Node) -> None:
     """Drain the node and stop its service cleanly. Raises StepFailed."""
     if node.role is Role.CASSANDRA and asyncio.run(_serves(node)):
-        nodetool = context.settings.node_root(node.name) / "bin" / "nodetool"
-        _run_on_node(context, node, [str(nodetool), "drain"], DRAIN_S)
+        _drain_cassandra(context, node)
     for program in programs_of(node.role):
-        _command_init(context, node, "stop", program, STOP_S)
+        control_program(context, node, "stop", program, STOP_S)
+
+
+def _drain_cassandra(context: Context, node: Node) -> None:
+    nodetool = context.settings.node_root(node.name) / "bin" / "nodetool"
+    done = ssh.run_over_ssh(context.settings, node, [str(nodetool), "drain"], DRAIN_S)
+    if done.returncode != 0:
+        text = f"{done.stdout}{done.stderr}".strip()
+        raise StepFailed(f"{node.name}: 'nodetool drain' ended with status {done.returncode}: {text[-500:]}")
 
 
 def start_service(context: Context, node: Node) -> None:
     """Start the service of a drained node again; what runs is left alone. Raises StepFailed."""
     for program in reversed(programs_of(node.role)):
         if program != stream_driver.PROGRAM or stream_driver.should_run(context):
-            _command_init(context, node, "start", program, START_S)
+            control_program(context, node, "start", program, START_S)
 
 
 def programs_of(role: Role) -> list[str]:
@@ -75,17 +82,3 @@ async def _release_gap(fleet: Fleet, node: Node) -> str | None:
 
 async def _serves(node: Node) -> bool:
     return (await probe_node(node)).answer is ProbeResult.OK
-
-
-def _command_init(context: Context, node: Node, verb: str, program: str, timeout_s: float) -> None:
-    config = context.settings.node_root(node.name) / "etc" / "supervisord.conf"
-    _run_on_node(context, node, ["supervisorctl", "-c", str(config), verb, program], timeout_s)
-
-
-def _run_on_node(context: Context, node: Node, argv: Sequence[str], timeout_s: float) -> None:
-    done = ssh.run_over_ssh(context.settings, node, argv, timeout_s)
-    text = f"{done.stdout}{done.stderr}".strip()
-    if done.returncode != 0 and "already started" not in text:
-        raise StepFailed(
-            f"{node.name}: '{' '.join(argv[-2:])}' ended with status {done.returncode}: {text[-500:]}"
-        )
