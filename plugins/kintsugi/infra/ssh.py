@@ -121,10 +121,9 @@ def sign_host_key(settings: Settings, node: Node, key: Path) -> None:
 
 def accepts_next_key(settings: Settings, node: Node, timeout: float = 15.0) -> bool:
     """Whether ``node`` lets the published key in; False also if it can't be reached."""
-    command = ssh_command(settings, node, ["true"], key=_NEXT_USER)
     try:
-        return subprocess.run(command, capture_output=True, timeout=timeout, check=False).returncode == 0
-    except subprocess.TimeoutExpired:
+        return run_over_ssh(settings, node, ["true"], timeout, _NEXT_USER).returncode == 0
+    except StepFailed:
         return False
 
 
@@ -153,14 +152,14 @@ def ssh_command(settings: Settings, node: Node, argv: Sequence[str], key: str = 
 
 
 def run_over_ssh(
-    settings: Settings, node: Node, argv: Sequence[str], timeout: float = 15.0
+    settings: Settings, node: Node, argv: Sequence[str], timeout: float = 15.0, key: str = _USER
 ) -> subprocess.CompletedProcess[str]:
     """Run ``argv`` on ``node``; returns its result, whatever its exit code.
 
     Exit code 255 is ssh's own: there was no connection. Raises StepFailed after ``timeout`` seconds, and when the
     node sends more than OUTPUT_BYTES: it might never end.
     """
-    command = ssh_command(settings, node, argv)
+    command = ssh_command(settings, node, argv, key)
     try:
         return _run_bounded(command, timeout)
     except subprocess.TimeoutExpired as error:

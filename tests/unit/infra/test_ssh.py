@@ -17,7 +17,9 @@ from tests.installations import installation
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """An installation whose ssh runs a Python program here, in the place of a node."""
-    monkeypatch.setattr(ssh, "ssh_command", lambda _settings, _node, argv: [sys.executable, "-c", *argv])
+    monkeypatch.setattr(
+        ssh, "ssh_command", lambda _settings, _node, argv, _key: [sys.executable, "-c", *argv]
+    )
     return installation(tmp_path, "127.39")
 
 
