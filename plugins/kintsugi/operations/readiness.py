@@ -26,7 +26,7 @@ from kintsugi.core.observation import PeerOpinion, ProbeResult
 from kintsugi.core.settings import KAFKA_PORT, SPARK_MASTER_UI_PORT, Settings
 from kintsugi.db.store import Store
 from kintsugi.operations import stream_driver
-from kintsugi.probes.peers import ask_peer, ask_peers, ask_spark, query_cassandra
+from kintsugi.probes.peers import ask_each, ask_peers, ask_spark, query_cassandra
 from kintsugi.probes.protocols import probe_node
 from kintsugi.probes.stream import stream_apps
 from kintsugi.wire import cql, kafka
@@ -88,23 +88,17 @@ async def poll_until(condition: Condition, deadline_s: float, what: str) -> floa
 async def _kafka_gap(fleet: Fleet, node: Node) -> str | None:
     """Ask the node and its peers: each has its own copy of the metadata, and all copies must be current."""
     brokers = fleet.of(Role.KAFKA)
-    listed = await asyncio.gather(
-        *(ask_peer(broker, KAFKA_PORT, kafka.read_broker_ids) for broker in brokers)
-    )
-    for broker, ids in zip(brokers, listed, strict=True):
-        if not isinstance(ids, str) and node.index not in ids:
-            return f"{broker.name} still has it fenced"
-    answers = await asyncio.gather(
-        *(ask_peer(broker, KAFKA_PORT, kafka.read_partitions) for broker in brokers)
-    )
-    known = [answer for answer in answers if not isinstance(answer, str)]
+    for broker, ids in (await ask_each(brokers, KAFKA_PORT, kafka.read_broker_ids)).items():
+        if node.index not in ids:
+            return f"{broker} still has it fenced"
+    known = await ask_each(brokers, KAFKA_PORT, kafka.read_partitions)
     behind = {
         name
-        for answer in known
+        for answer in known.values()
         for name, replicas in answer.items()
         if node.index in replicas.assigned and node.index not in replicas.in_sync
     }
-    if isinstance(answers[brokers.index(node)], str) or not known:
+    if node.name not in known:
         return "it does not describe its partitions yet"
     return f"it is out of sync in {_list_some(behind)}" if behind else None
 

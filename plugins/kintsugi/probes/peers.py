@@ -14,7 +14,7 @@ import asyncio
 import json
 import struct
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -73,6 +73,16 @@ async def ask_peer(node: Node, port: int, question: Callable[[Connection], Await
         return str(error)
     except (OSError, EOFError, ValueError, struct.error) as error:
         return f"no answer ({type(error).__name__})"
+
+
+async def ask_each(
+    nodes: Sequence[Node], port: int, question: Callable[[Connection], Awaitable[T]]
+) -> dict[str, T]:
+    """Put one question to all ``nodes`` at the same time; returns the answers by node, of those that answer."""
+    answers = await asyncio.gather(*(ask_peer(node, port, question) for node in nodes))
+    return {
+        node.name: answer for node, answer in zip(nodes, answers, strict=True) if not isinstance(answer, str)
+    }
 
 
 async def query_cassandra(

@@ -15,7 +15,7 @@ from kintsugi.core.observation import NodeView, ProbeResult
 from kintsugi.core.settings import KAFKA_PORT, Settings
 from kintsugi.probes.master_view import ask_master
 from kintsugi.probes.observe import node_view
-from kintsugi.probes.peers import PeerView, ask_peer, ask_peers, query_cassandra
+from kintsugi.probes.peers import PeerView, ask_each, ask_peers, query_cassandra
 from kintsugi.probes.protocols import Probe, probe_node, probe_ssh
 from kintsugi.recovery.common_cause import OtherNode
 from kintsugi.recovery.guard_model import CassandraFacts, GuardFacts, KafkaFacts, ReplicaCounts
@@ -121,15 +121,14 @@ async def kafka_facts(fleet: Fleet, node: Node) -> KafkaFacts:
     """Return what the other brokers know of the partitions of ``node``, and of the quorum."""
     peers = fleet.peers(node)
     answers, quorums = await asyncio.gather(
-        asyncio.gather(*(ask_peer(peer, KAFKA_PORT, kafka_wire.read_partitions) for peer in peers)),
-        asyncio.gather(*(ask_peer(peer, KAFKA_PORT, kafka_wire.describe_quorum) for peer in peers)),
+        ask_each(peers, KAFKA_PORT, kafka_wire.read_partitions),
+        ask_each(peers, KAFKA_PORT, kafka_wire.describe_quorum),
     )
-    live = [peer.index for peer, answer in zip(peers, answers, strict=True) if not isinstance(answer, str)]
-    quorum = next((answer for answer in quorums if not isinstance(answer, str)), None)
+    quorum = next(iter(quorums.values()), None)
     return KafkaFacts(
         node_id=node.index,
-        partitions=replica_counts(node.index, [answer for answer in answers if not isinstance(answer, str)]),
-        live=frozenset(live),
+        partitions=replica_counts(node.index, list(answers.values())),
+        live=frozenset(peer.index for peer in peers if peer.name in answers),
         voters=None if quorum is None else len({voter.node_id for voter in quorum.voters}),
         current=None if quorum is None else len(current_voters(quorum) - {node.index}),
     )

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from kintsugi.core.fleet import Fleet, Node, Role
 from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import KAFKA_PORT
-from kintsugi.probes.peers import ask_peer
+from kintsugi.probes.peers import ask_each
 from kintsugi.probes.protocols import probe_node
 from kintsugi.wire import kafka
 
@@ -68,10 +68,8 @@ def listener_watch(fleet: Fleet, node: Node) -> Callable[[], str | None]:
 
 
 async def _find_unheard(fleet: Fleet, node: Node) -> tuple[bool | None, bool]:
-    asking = asyncio.gather(
-        *(ask_peer(peer, KAFKA_PORT, kafka.read_broker_ids) for peer in fleet.peers(node))
+    probe, known = await asyncio.gather(
+        probe_node(node), ask_each(fleet.peers(node), KAFKA_PORT, kafka.read_broker_ids)
     )
-    probe, answers = await asyncio.gather(probe_node(node), asking)
-    known = [answer for answer in answers if not isinstance(answer, str)]
-    listed = all(node.index in answer for answer in known) if known else None
+    listed = all(node.index in answer for answer in known.values()) if known else None
     return listed, probe.answer is ProbeResult.REFUSED

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping
 
 from kintsugi.core.fleet import Fleet, Node
 from kintsugi.core.settings import KAFKA_PORT
-from kintsugi.probes.peers import ask_peer
+from kintsugi.probes.peers import ask_each
 from kintsugi.wire.kafka import Replicas, read_partitions
 
 Partitions = Mapping[str, Replicas]
@@ -15,10 +14,7 @@ Partitions = Mapping[str, Replicas]
 
 async def describe_partitions_of(fleet: Fleet, node: Node) -> list[Partitions]:
     """Return every partition by ``topic-partition``, as each other broker that answers describes it."""
-    answers = await asyncio.gather(
-        *(ask_peer(peer, KAFKA_PORT, read_partitions) for peer in fleet.peers(node))
-    )
-    return [answer for answer in answers if not isinstance(answer, str)]
+    return list((await ask_each(fleet.peers(node), KAFKA_PORT, read_partitions)).values())
 
 
 def led_partitions(node_id: int, answers: Iterable[Partitions]) -> list[str]:
