@@ -48,12 +48,19 @@ class Ring:
         self.by_name[node.name] = servers.cassandra(folder, node.address, seeds=seeds, heap="384m")
 
 
+async def _gossip_gap(node: Node) -> str | None:
+    opinions = [witness.opinion for witness in await ask_peers(FLEET, node)]
+    return None if opinions == [PeerOpinion.UP, PeerOpinion.UP] else f"its peers say {opinions}"
+
+
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ring]:
     running = Ring(tmp_path_factory.mktemp("cassandra"), {})
     try:
         for node in NODES:
             running.start(node)
+        for node in NODES:
+            asyncio.run(readiness.poll_until(partial(_gossip_gap, node), 60, "not yet known by its peers"))
         with verification_cassandra.RestrictedSession([NODES[0].address]) as session:
             replication = "{'class': 'NetworkTopologyStrategy', 'datacenter1': 3}"
             session.execute(f"CREATE KEYSPACE trades WITH replication = {replication}", timeout=20)
