@@ -187,13 +187,18 @@ def batch_writer(
     def write_batch(stored: DataFrame, batch_id: int) -> None:
         if (reason := plan.outdated_reason()) is not None:
             raise OutdatedPlan(f"{reason}: the query is restarted with a new plan, this is no failure")
+        began = time.monotonic()
         rows = stored.toArrow()
+        stored_at = time.monotonic()
         trades = rows.filter(rows.column("problem").is_null()).select(list(TRADE_NAMES))
         summary = derived_tables().apply(with_scores(trades, baselines.look_up(days_of(trades))))
         if trades.num_rows < rows.num_rows:
             letters.report_refused(rows.filter(rows.column("problem").is_valid()).to_pylist())
         committer.offer(batch_ends(rows))
-        log.info("batch %d: %s, %d refused", batch_id, summary, rows.num_rows - trades.num_rows)
+        log.info(
+            "batch %d: %s, %d refused, stored in %.2f s, derived in %.2f s",
+            batch_id, summary, rows.num_rows - trades.num_rows, stored_at - began, time.monotonic() - stored_at,
+        )  # fmt: skip
 
     return write_batch
 
