@@ -51,13 +51,14 @@ from kintsugi.pipeline.schema import TRADE_COLUMNS, VERSION_COLUMN, migrate_tabl
 from kintsugi.pipeline.stream.baselines import BaselineCache
 from kintsugi.pipeline.stream.batch_columns import RETURNED as TRADES_RETURNED
 from kintsugi.pipeline.stream.batch_columns import RETURNED_NAMES as TRADE_NAMES
+from kintsugi.pipeline.stream.batch_columns import days_of
 from kintsugi.pipeline.stream.cassandra_repository import CassandraRepository
 from kintsugi.pipeline.stream.cassandra_sink import arrow_sink
 from kintsugi.pipeline.stream.columns import delta_bin, expiry_bin, is_cancel, match_key, premium, side
 from kintsugi.pipeline.stream.derived_tables import DerivedTables
 from kintsugi.pipeline.stream.driver_reports import StreamLetters
 from kintsugi.pipeline.stream.message_check import RAW_BYTES, find_problem
-from kintsugi.pipeline.stream.signals import days_of, with_scores
+from kintsugi.pipeline.stream.signals import with_scores
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
@@ -186,13 +187,18 @@ def batch_writer(
     def write_batch(stored: DataFrame, batch_id: int) -> None:
         if (reason := plan.outdated_reason()) is not None:
             raise OutdatedPlan(f"{reason}: the query is restarted with a new plan, this is no failure")
+        began = time.monotonic()
         rows = stored.toArrow()
+        stored_at = time.monotonic()
         trades = rows.filter(rows.column("problem").is_null()).select(list(TRADE_NAMES))
         summary = derived_tables().apply(with_scores(trades, baselines.look_up(days_of(trades))))
         if trades.num_rows < rows.num_rows:
             letters.report_refused(rows.filter(rows.column("problem").is_valid()).to_pylist())
         committer.offer(batch_ends(rows))
-        log.info("batch %d: %s, %d refused", batch_id, summary, rows.num_rows - trades.num_rows)
+        log.info(
+            "batch %d: %s, %d refused, stored in %.2f s, derived in %.2f s",
+            batch_id, summary, rows.num_rows - trades.num_rows, stored_at - began, time.monotonic() - stored_at,
+        )  # fmt: skip
 
     return write_batch
 

@@ -26,7 +26,7 @@ from kintsugi.core.errors import GuardRefused
 from kintsugi.pipeline.row_parser import SLOT_MINUTES
 from kintsugi.pipeline.stream import late_trades
 from kintsugi.pipeline.stream.batch_columns import (
-    FLOW_NAMES,
+    days_of,
     read_cancel,
     scores_by_signal,
     special_rows,
@@ -53,9 +53,9 @@ from kintsugi.pipeline.stream.derived_table_keys import (
     Row,
 )
 from kintsugi.pipeline.stream.driver_state import DayState, Window
-from kintsugi.pipeline.stream.flow_windows import WINDOW_MS, WindowFlow, flow_of, window_signals, window_start
+from kintsugi.pipeline.stream.flow_windows import WINDOW_MS, WindowFlow, window_signals, window_start
 from kintsugi.pipeline.stream.recent_trades import RecentTrades
-from kintsugi.pipeline.trade_identity import SYNTHETIC_SYMBOL
+from kintsugi.pipeline.stream.window_trades import WindowTrades, group_by_window
 
 if TYPE_CHECKING:
     from pyarrow import Table as ArrowTable
@@ -65,7 +65,6 @@ DAYS = 20_000
 UNUSUAL_CAPACITY = 100_000  # trades whose unusual rows are held in memory: about 100 MB
 FENCED_S = 1.0  # how long a driver may assume that it is still the youngest
 SEARCHED_AT_ONCE = 64  # windows
-_COLUMNS = (*FLOW_NAMES, "partition", "offset")
 
 
 @dataclass(slots=True)
@@ -152,17 +151,16 @@ class DerivedTables:
         self._window_trades = self._unusual = 0
 
     def _derive(self, batch: ArrowTable) -> tuple[Changes, Summary]:
-        columns = {name: batch.column(name).to_pylist() for name in _COLUMNS}
         special = special_rows(batch)
         summary, changes = Summary(trades=batch.num_rows), Changes()
         self._recent.add(batch)
-        self._load_days(set(zip(columns["symbol"], columns["trade_date"], strict=True)))
-        summary.late, late_rows = self._late.count(columns)
+        self._load_days(days_of(batch))
+        summary.late, late_rows = self._late.count(batch)
         changes.dependent += late_rows
-        sorted_batch = self._sort(columns, special)
+        sorted_batch = self._sort(batch, special)
         self._load_windows(sorted_batch.windows)
-        for window_key, flows in sorted_batch.windows.items():
-            self._put(window_key, ((identity, *version) for identity, version in flows.items()))
+        for trades in sorted_batch.windows.values():
+            self._put_batch(trades)
         changed_windows = set(sorted_batch.windows)
         settled: dict[tuple[Day, bytes], None] = {}
         for day, match in sorted(sorted_batch.groups):
@@ -206,25 +204,30 @@ class DerivedTables:
             window.put(identity, stamp, flow)
         self._window_trades += len(window.flows) - before
 
-    def _sort(self, columns: dict[str, list[Any]], special: list[dict[str, Any]]) -> _SortedBatch:
-        """Return the batch's flows by window, the groups of cancels it may change, and its trades that have scores."""
-        result = _SortedBatch()
-        for identity, symbol, date, slot, ts, kind, size, price, delta, side, canceled, match, stamp in zip(
-            *(columns[name] for name in FLOW_NAMES), strict=True
-        ):
-            if canceled or symbol == SYNTHETIC_SYMBOL:
-                continue
-            flow = flow_of(ts, kind, side, size, price, delta)
-            trade_id, day = bytes.fromhex(identity), (symbol, date)
-            flows = result.windows[WindowKey(symbol, date, slot, flow.window)]
-            version = flows.setdefault(trade_id, (stamp, flow))
-            if version[0] < stamp:
-                flows[trade_id] = (stamp, flow)
-            state = self._days[day]
-            if match in state.last_cancel_ts and ts <= state.last_cancel_ts[match]:
-                result.groups.add((day, match))
-            if state.unusual and trade_id in state.unusual:
-                result.unusual_before[day, trade_id] = (symbol, date, slot, ts, trade_id)
+    def _put_batch(self, trades: WindowTrades) -> None:
+        """Add a batch's trades to their window: all at once, if none of them is known or cancelled."""
+        window, canceled_by = self._windows[trades.key], self._days[trades.key.day].canceled_by
+        identities = trades.versions.keys()
+        known = (window.flows.keys(), window.excluded, canceled_by.keys())
+        if trades.is_distinct and all(identities.isdisjoint(others) for others in known):
+            window.put_new(trades.versions, trades.sums)
+            self._window_trades += len(identities)
+        else:
+            self._put(trades.key, ((identity, *version) for identity, version in trades.versions.items()))
+
+    def _sort(self, batch: ArrowTable, special: list[dict[str, Any]]) -> _SortedBatch:
+        """Return the batch's trades by window, the groups of cancels it may change, and its trades that have scores."""
+        result = _SortedBatch({trades.key: trades for trades in group_by_window(batch)})
+        for key, trades in result.windows.items():
+            day, state = key.day, self._days[key.day]
+            latest = state.last_cancel_ts
+            for match, ts in zip(trades.matches, trades.times, strict=True):
+                if match in latest and ts <= latest[match]:
+                    result.groups.add((day, match))
+            if unusual := state.unusual.keys() & trades.versions.keys():
+                times = dict(zip(trades.identities, trades.times, strict=True))
+                for identity in unusual:
+                    result.unusual_before[day, identity] = (*key[:3], times[identity], identity)
         for row in special:
             if row["canceled"]:
                 day, cancel = (row["symbol"], row["trade_date"]), read_cancel(row)
@@ -281,14 +284,19 @@ class DerivedTables:
         """
         canceled = frozenset().union(*(_canceled_trades(cancel) for cancel in cancels))
         trades = {trade.trade_id: trade for trade in self._recent.matching_trades(day, match, columns)}
+
+        def is_complete() -> bool:
+            return canceled <= trades.keys() and all_match_by_sequence(
+                map(to_candidate, cancels), map(to_candidate, trades.values())
+            )
+
+        if is_complete():
+            return trades
         stored_windows = self._days[day].windows  # trades of other windows came with this batch
         latest = max(cancels, key=lambda cancel: cancel.ts)
         windows = [window for window in _windows_back(day, latest) if stored_windows & window.bit]
         start, step = 0, 1
-        while start < len(windows) and not (
-            canceled <= trades.keys()
-            and all_match_by_sequence(map(to_candidate, cancels), map(to_candidate, trades.values()))
-        ):
+        while start < len(windows) and not is_complete():
             for trade in self._repository.matching_trades(columns, windows[start : start + step]):
                 trades[trade.trade_id] = trade
             start, step = start + step, min(2 * step, SEARCHED_AT_ONCE)
@@ -349,7 +357,9 @@ class DerivedTables:
     def _is_scored(self, trade_key: TradeKey, sorted_batch: _SortedBatch) -> bool:
         """Whether the version of a trade in this batch is the stored one."""
         key = WindowKey(*trade_key[:3], window_start(trade_key[3]))
-        return self._windows[key].flows[trade_key[4]][0] == sorted_batch.windows[key][trade_key[4]][0]
+        return (
+            self._windows[key].flows[trade_key[4]][0] == sorted_batch.windows[key].versions[trade_key[4]][0]
+        )
 
     def _evict(self) -> None:
         """Drop the windows and the days that were used longest ago."""
@@ -361,11 +371,9 @@ class DerivedTables:
 
 @dataclass(slots=True)
 class _SortedBatch:
-    """A batch: flows by window, groups of cancels that it may change, and its trades that were unusual before."""
+    """A batch: trades by window, groups of cancels that it may change, and its trades that were unusual before."""
 
-    windows: dict[WindowKey, dict[bytes, tuple[int, WindowFlow]]] = field(
-        default_factory=lambda: defaultdict(dict)
-    )
+    windows: dict[WindowKey, WindowTrades]
     groups: set[tuple[Day, int]] = field(default_factory=set)
     unusual_before: dict[tuple[Day, bytes], TradeKey] = field(default_factory=dict)
 

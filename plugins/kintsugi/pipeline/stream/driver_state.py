@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 from kintsugi.pipeline.stream.derived_records import Cancel, Day, DayRecord, WindowKey
 from kintsugi.pipeline.stream.derived_table_keys import UNUSUAL_CANCELED, UNUSUAL_TRADE, Row, Table
@@ -35,6 +36,11 @@ class Window:
         self.flows[identity] = (stamp, flow)
         if identity not in self.excluded:
             self.sums.add(flow)
+
+    def put_new(self, versions: Mapping[bytes, tuple[int, WindowFlow]], sums: Sums) -> None:
+        """Add trades that are neither known nor excluded; ``sums``: theirs."""
+        self.flows.update(versions)
+        self.sums.merge(sums)
 
     def exclude(self, identity: bytes) -> None:
         """Exclude a trade from the sums."""

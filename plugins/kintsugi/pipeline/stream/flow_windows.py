@@ -7,7 +7,7 @@ integers, so they don't depend on the order of the trades, and removing a trade 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 WINDOW_MS = 60_000
@@ -90,6 +90,11 @@ class Sums:
         else:
             self.sold += times * flow.premium
             self.sells += times
+
+    def merge(self, other: Sums) -> None:
+        """Add the sums of other trades of the window."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
 
 class WindowSignals(NamedTuple):
