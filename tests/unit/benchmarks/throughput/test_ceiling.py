@@ -98,3 +98,18 @@ def test_a_load_that_cassandra_does_not_take_is_no_ceiling() -> None:
     loads = [Load(30, number, 1) for number in (16, 64)]
     assert ceiling.sweep_loads(loads, rate_of, tried) == loads[0]
     assert tried[loads[1]] == 0.0
+
+
+def test_a_load_that_fails_when_it_is_repeated_gives_way_to_the_next_best() -> None:
+    fast, slow = Load(1, 512, 2), Load(1, 256, 1)
+
+    def rate_of(load: Load) -> float:
+        if load == fast:
+            raise StepFailed("WriteTimeout")
+        return 4.0
+
+    tried = {slow: 5.0, fast: 9.0}
+    assert ceiling.repeat_best(tried, rate_of) == (slow, [5.0, *[4.0] * ceiling.REPEATS])
+    assert tried[fast] == 0.0
+    with pytest.raises(StepFailed, match="under every load"):
+        ceiling.repeat_best({fast: 9.0}, rate_of)
