@@ -72,7 +72,9 @@ def measure_drain(bench: Bench, messages: int) -> Drained:
         all_sent = meter.wait_for(
             lambda _: True, STANDSTILL_S, "a reading of the stream's offsets", fresh=True
         )
-        first = meter.wait_for(lambda now: now.stored > all_sent.stored, STANDSTILL_S, "a commit", fresh=True)
+        first = meter.wait_for(
+            lambda now: now.stored > all_sent.stored or not now.lag, STANDSTILL_S, "a commit", fresh=True
+        )
         end = _wait_until_stored(meter, start, warm_count + count)
     counted = end.stored - first.stored
     return Drained(rate_between(first, end, count), counted, count, offsets, expected)

@@ -56,7 +56,7 @@ SECTIONS: dict[str, Section] = {
     "latency": Section(measure_latency, 150),
     "spike": Section(measure_spike, 200),
     "growth": Section(measure_growth, 240),
-    "rival": Section(measure_rival, 700),
+    "rival": Section(measure_rival, 900),
 }
 
 
