@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ PACKAGE = re.compile(r"([a-z0-9][a-z0-9-]*)==(\S+)((?: \\\n    --hash=sha256:[0-
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setattr(artifacts, "ensure", lambda settings: [])
-    return installation(tmp_path, "127.31")
+    # Not the machine's cache: a mark there would pass for a complete environment.
+    return replace(installation(tmp_path, "127.31"), cache=tmp_path / "cache")
 
 
 def test_every_package_of_the_rival_has_a_hash_and_no_index_is_named() -> None:
