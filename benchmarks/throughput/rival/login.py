@@ -56,6 +56,7 @@ def spark_configuration(
         "spark.jars": ",".join(map(str, jars)),
         "spark.driver.memory": "2g",
         "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.streaming.numRecentProgressUpdates": "10000",
         "spark.cassandra.connection.host": ",".join(contact_points),
