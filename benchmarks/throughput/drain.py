@@ -56,8 +56,8 @@ def measure_drain(bench: Bench, messages: int) -> Drained:
     Raises StepFailed when the stream stands still, or has stored nearly all when the last message was sent.
     """
     files = generate_parts("rival", bench.seed, rows=PART_ROWS, seconds=PART_S)
-    bench.print_line(f"making {messages:,} messages, and some to warm up")
-    warming = _encode_parts(files, min(WARM_UP, messages))
+    bench.print_line(f"making {messages:,} messages, and {WARM_UP:,} to warm up")
+    warming = _encode_parts(files, WARM_UP)
     sent = _encode_parts(files, messages)
     expected, count = Expected(), sum(part.rows for part, _ in sent)
     for part, _ in sent:

@@ -104,8 +104,7 @@ class RivalDrains:
     def drain_messages(self, tried: RivalTuning, messages: int) -> tuple[list[RivalBatch], str]:
         """Store at least so many messages; returns the batches, and the table that has their rows."""
         self._count += 1
-        name = f"trade_{self._count}"
-        create_table(self._session, name)
+        name = table_name(self._count)
         drain = {
             "topic": TOPIC, "starting_offsets": self._drained.starting_offsets, "kafka": self._kafka,
             "columns": TRADE_COLUMNS, "keyspace": RIVAL_KEYSPACE, "table": name,
@@ -118,7 +117,10 @@ class RivalDrains:
 
 @contextmanager
 def rival_keyspace(session: Session) -> Iterator[None]:
-    """A keyspace replicated as the pipeline's; dropped after the block, and one that a killed run left before it."""
+    """A keyspace replicated as the pipeline's; dropped after the block, and one that a killed run left before it.
+
+    It has a table for each drain from the start, because a client learns of a new table only some time later.
+    """
     drop = f"DROP KEYSPACE IF EXISTS {RIVAL_KEYSPACE}"
     row = session.execute(
         "SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = %s", (KEYSPACE,)
@@ -128,16 +130,18 @@ def rival_keyspace(session: Session) -> Iterator[None]:
         f"CREATE KEYSPACE {RIVAL_KEYSPACE} WITH replication = {dict(row.replication)}", timeout=SCHEMA_S
     )
     try:
+        for number in range(1, tuning.DRAINS + 1):
+            session.execute(table_statement(table_name(number)), timeout=SCHEMA_S)
+        if not session.cluster.control_connection.wait_for_schema_agreement(wait_time=SCHEMA_S):
+            raise StepFailed("the Cassandra nodes don't agree on the schema; see `make status`")
         yield
     finally:
         session.execute(drop, timeout=SCHEMA_S)
 
 
-def create_table(session: Session, name: str) -> None:
-    """Create a table with the columns and options of ``trade``, and wait until all nodes know it."""
-    session.execute(table_statement(name), timeout=SCHEMA_S)
-    if not session.cluster.control_connection.wait_for_schema_agreement(wait_time=SCHEMA_S):
-        raise StepFailed("the Cassandra nodes don't agree on the schema; see `make status`")
+def table_name(number: int) -> str:
+    """Return the name of the table of a drain; they are counted from 1."""
+    return f"trade_{number}"
 
 
 def table_statement(name: str) -> str:

@@ -10,8 +10,10 @@ from typing import Any
 from kintsugi.core.errors import StepFailed
 
 CONCURRENT_WRITES = (16, 128)
-BATCH_BYTES = (4_096, 65_536)
+BATCH_BYTES = (65_536, 262_144)
 ROWS_PER_TRIGGER = (50_000,)
+# To be warm; the start and the defaults; the variations; and all messages with the best.
+DRAINS = 1 + 2 + len(CONCURRENT_WRITES) + len(BATCH_BYTES) + len(ROWS_PER_TRIGGER) + 1
 COUNTED_BATCHES = 2
 
 
@@ -54,7 +56,7 @@ def vary_writes(best: RivalTuning) -> Iterator[RivalTuning]:
 
 
 def vary_batches(best: RivalTuning) -> Iterator[RivalTuning]:
-    """The same with smaller and with larger batches."""
+    """The same with larger batches."""
     return (replace(best, batch_bytes=size) for size in BATCH_BYTES)
 
 

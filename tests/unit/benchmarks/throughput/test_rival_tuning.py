@@ -46,18 +46,19 @@ def test_the_sweep_goes_on_from_the_best_and_its_first_drain_counts_nothing() ->
 
     def rate_of(tried: RivalTuning) -> float:
         asked.append(tried)
-        if tried.batch_bytes == 65_536:
+        if tried.batch_bytes == 262_144:
             raise StepFailed("a write timed out")
-        fast = tried.concurrent_writes == 128, tried.batch_bytes == 4_096, tried.rows_per_trigger == 50_000
+        fast = tried.concurrent_writes == 128, tried.batch_bytes == 65_536, tried.rows_per_trigger == 50_000
         return 1_000.0 * sum(fast) + len(asked)
 
     swept = measure.sweep_rival(rate_of)
-    assert swept.best == RivalTuning(50_000, 128, 4_096)
+    assert swept.best == RivalTuning(50_000, 128, 65_536)
     assert asked[:2] == [tuning.START, tuning.CONNECTORS_DEFAULTS]
     assert swept.tried[tuning.START] == 3.0, "the drain that warms up was counted"
     assert swept.defaults == 2.0
-    assert swept.tried[RivalTuning(20_000, 128, 65_536)] == 0.0
+    assert swept.tried[RivalTuning(20_000, 128, 262_144)] == 0.0
     assert len(swept.tried) == len(asked) - 1
+    assert len(asked) + 1 == tuning.DRAINS, "there is a table for each drain, and for the one of all messages"
 
 
 def test_the_rivals_table_is_that_of_the_pipeline() -> None:
