@@ -66,7 +66,7 @@ def test_an_installer_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_p
     uv = tmp_path / "uv"
     uv.write_text("#!/bin/sh\necho 'hash mismatch for pyspark' >&2\nexit 1\n")
     uv.chmod(0o755)
-    monkeypatch.setattr(environment.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr("benchmarks.throughput.rival.environment.sys.executable", str(tmp_path / "python"))
     with pytest.raises(KintsugiError, match="hash mismatch for pyspark"):
         environment._install_python(tmp_path / "made")
 
