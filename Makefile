@@ -55,7 +55,7 @@ replace-node:  ## drain a healthy node and replace it (NODE=kafka-2; NEW_VOLUME=
 sequential-recovery:  ## kill every node and its volume in turn, twice (25 minutes; ROUNDS=3, SEED=7)
 	@$(BENCHMARKS) sequential-recovery $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED))
 
-bench: setup  ## measure throughput, ceiling, latency, a spike and growth (20 minutes, resumable)
+bench: setup  ## measure throughput, ceiling, latency, a spike, growth and a rival (35 minutes, resumable)
 	@$(BENCHMARKS) bench
 
 soak-kill:  ## kill the streaming driver 20 times under load and compare its tables (15 to 25 minutes)

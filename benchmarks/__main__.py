@@ -25,6 +25,7 @@ import benchmarks.stall_test
 import benchmarks.throughput.run
 import benchmarks.throughput.soak
 from benchmarks.crash_test_plan import STEPS, Victim
+from benchmarks.throughput.context import RIVAL_MESSAGES
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import Settings
@@ -75,10 +76,15 @@ def sequential_recovery(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def bench(options: argparse.Namespace, settings: Settings) -> int:
-    """Measure throughput, ceiling, latency, a spike and growth of the running pipeline."""
+    """Measure throughput, ceiling, latency, a spike, growth and a rival of the running pipeline."""
     _needs_processes(settings)
     return benchmarks.throughput.run.run_sections(
-        settings, only=options.only, seconds=options.seconds, seed=options.seed, report=options.report
+        settings,
+        only=options.only,
+        seconds=options.seconds,
+        seed=options.seed,
+        report=options.report,
+        rival_messages=options.rival_messages,
     )
 
 
@@ -183,6 +189,12 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     measured.add_argument(
         "--seconds", type=float, default=185, help="seconds of sustained load end to end; default: 185"
+    )
+    measured.add_argument(
+        "--rival-messages",
+        type=parse_count,
+        default=RIVAL_MESSAGES,
+        help=f"messages that the stream and its rival drain; default: {RIVAL_MESSAGES}",
     )
     disturbed = add_command(commands, soak_kill)
     disturbed.add_argument("--kills", type=int, default=20, help="number of kills; default: 20")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.throughput.context import Bench, Result
 from benchmarks.throughput.figures import compute_spread
@@ -27,9 +27,12 @@ NAIVE_PROCESSES = (1, 2)
 ROWS = 60_000
 
 Measure = Callable[[Load], float]
+Tried = TypeVar("Tried")
 
 
-def sweep_loads(loads: Iterable[Load], rate_of: Measure, tried: dict[Load, float]) -> Load:
+def sweep_loads(
+    loads: Iterable[Tried], rate_of: Callable[[Tried], float], tried: dict[Tried, float]
+) -> Tried:
     """Measure the loads that ``tried`` lacks, add them to it, and return the fastest of all in it.
 
     A load under which a write failed counts as 0.

@@ -25,13 +25,15 @@ if TYPE_CHECKING:
     from cassandra.cluster import Session
     from rich.console import Console
 
+RIVAL_MESSAGES = 600_000
+
 
 @dataclass(frozen=True, slots=True)
 class Bench:
     """The running installation that is measured.
 
     ``seed`` chooses this run's data, ``seconds`` how long the sustained measurement lasts, ``folder`` is for files
-    between processes.
+    between processes. ``rival_messages``: how many messages our stream and its rival drain.
     """
 
     context: Context
@@ -39,6 +41,7 @@ class Bench:
     seed: int
     seconds: float
     folder: Path
+    rival_messages: int = RIVAL_MESSAGES
 
     @property
     def bootstrap(self) -> list[str]:

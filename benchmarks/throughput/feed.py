@@ -19,7 +19,9 @@ FIRST_WEEK = date(2024, 10, 14)
 FORTNIGHTS = 50
 # Days after the Monday of the run's fortnight. No Mondays: there the generator's chain is Friday's, whose nearest
 # options have expired. Latency and spike share a day, but no file; what "ingest" makes is never stored.
-DAYS = {"end_to_end": 1, "latency": 2, "spike": 2, "growth": 3, "soak": 8, "soak_killed": 9, "ingest": 4}
+DAYS = {
+    "end_to_end": 1, "latency": 2, "spike": 2, "growth": 3, "soak": 8, "soak_killed": 9, "rival": 10, "ingest": 4,
+}  # fmt: skip
 SLOT_S = 900.0
 
 Partition = tuple[str, str, int]

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.throughput import document
 from benchmarks.throughput.ceiling import measure_ceiling, measure_naive
-from benchmarks.throughput.context import Bench, Result, await_quiet
+from benchmarks.throughput.context import RIVAL_MESSAGES, Bench, Result, await_quiet
 from benchmarks.throughput.end_to_end import measure_end_to_end
 from benchmarks.throughput.feed import day_of
 from benchmarks.throughput.growth import measure_growth
 from benchmarks.throughput.ingest import measure_ingest
 from benchmarks.throughput.latency import measure_latency
 from benchmarks.throughput.plot import draw_report
+from benchmarks.throughput.rival.measure import measure_rival
 from benchmarks.throughput.spike import measure_spike
 from kintsugi.core.errors import InputError
 from kintsugi.core.settings import Settings
@@ -34,7 +35,7 @@ from kintsugi.operations.context import Context
 if TYPE_CHECKING:
     from rich.console import Console
 
-BUDGET_S = 1_500.0
+BUDGET_S = 2_400.0
 RESUME_S = 3_600.0
 SECONDS = 185.0
 
@@ -55,12 +56,13 @@ SECTIONS: dict[str, Section] = {
     "latency": Section(measure_latency, 150),
     "spike": Section(measure_spike, 200),
     "growth": Section(measure_growth, 240),
+    "rival": Section(measure_rival, 900),
 }
 
 
 def run_sections(
     settings: Settings, *, only: Sequence[str] = (), seconds: float = SECONDS, seed: int | None = None,
-    report: Path | None = None,
+    report: Path | None = None, rival_messages: int = RIVAL_MESSAGES,
 ) -> int:  # fmt: skip
     """The bench from the command line; 0 when every section was measured and no trade was lost or doubled.
 
@@ -74,7 +76,7 @@ def run_sections(
     folder = report.parent / "bench"
     console = Console(soft_wrap=True, highlight=False)
     state = BenchState.load(folder / "state.json", wanted, seed, seconds)
-    bench = Bench(Context.from_environment(), console, state.data_seed, seconds, folder)
+    bench = Bench(Context.from_environment(), console, state.data_seed, seconds, folder, rival_messages)
     console.print(f"seed {state.seed}; data of the fortnight around {_format_week(bench.seed)}")
     if state.results:
         console.print(f"going on with a run that has measured {', '.join(state.results)}")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 READERS = 8
 ATTEMPTS = 6
+TRADE = f"{KEYSPACE}.trade"
 
 
 @dataclass(slots=True)
@@ -46,14 +47,16 @@ class Found:
     doubled: int
 
 
-def compare_identities(session: Session, expected: Expected, wait_s: float = 30.0) -> Found:
+def compare_identities(
+    session: Session, expected: Expected, wait_s: float = 30.0, *, table: str = TRADE
+) -> Found:
     """Read every partition and compare identities; what is missing is looked for again for ``wait_s`` seconds."""
     lost, doubled, readable = 0, 0, 0
     deadline = time.monotonic() + wait_s
     wanted = dict(expected.identities)
     while wanted:
         missing: dict[Partition, set[bytes]] = {}
-        for place, rows in read_trades(session, wanted, ("trade_id",)):
+        for place, rows in read_trades(session, wanted, ("trade_id",), table=table):
             ids = [bytes(row.trade_id) for row in rows]
             absent = wanted[place] - set(ids)
             if absent and time.monotonic() < deadline:
@@ -69,11 +72,11 @@ def compare_identities(session: Session, expected: Expected, wait_s: float = 30.
 
 
 def read_trades(
-    session: Session, places: Iterable[Partition], columns: tuple[str, ...]
+    session: Session, places: Iterable[Partition], columns: tuple[str, ...], *, table: str = TRADE
 ) -> Iterator[tuple[Partition, list[Any]]]:
     """(partition, its rows) at LOCAL_QUORUM, several read at a time."""
     statement = session.prepare(
-        f"SELECT {', '.join(columns)} FROM {KEYSPACE}.trade WHERE symbol = ? AND trade_date = ? AND slot = ?"
+        f"SELECT {', '.join(columns)} FROM {table} WHERE symbol = ? AND trade_date = ? AND slot = ?"
     )
     # Not idempotent: the driver would speculate, and a late second answer be taken for the next page.
     statement.is_idempotent = False

@@ -35,6 +35,13 @@ SECTIONS: dict[str, dict[str, Any]] = {
     },
     "spike": {"spike": {"trades": 100_000, "lost": 2, "drain_s": 41.0}, "series": [(0.0, 5), (1.0, 90_000)]},
     "growth": {"growth": [{"level": 1, "rows": 9000, "trades_per_s": 1800, "cpu_s_per_trade": 3e-4}]},
+    "rival": {
+        "drain_trades_per_s": 6000,
+        "rival_rows_per_s": 5000,
+        "rival_defaults_rows_per_s": 2000,
+        "lost": 0,
+        "sweep": [{"rows_per_trigger": 20_000, "rows_per_s": 5000}],
+    },
 }
 MACHINE = {"cores": 2}
 
@@ -43,7 +50,7 @@ def test_the_report_holds_the_figures_by_their_agreed_names() -> None:
     shown = document.build_document(SECTIONS, MACHINE, {})
     assert shown["ratios"] == {
         "ingest_to_kafka_python": 0.6, "ingest_to_naive": 30.0, "end_to_end_to_ceiling": 0.443,
-        "end_to_end_to_naive": 1.632, "naive_to_ceiling": 0.271,
+        "end_to_end_to_naive": 1.632, "naive_to_ceiling": 0.271, "drain_to_rival": 1.2,
     }  # fmt: skip
     assert shown["latency_ms"]["p99"] == 2100.0
     assert shown["spike"] == {"trades": 100_000, "lost": 2, "drain_s": 41.0}

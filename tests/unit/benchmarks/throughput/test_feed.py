@@ -21,7 +21,7 @@ def test_every_section_of_a_run_has_files_of_its_own() -> None:
     days = {section: feed.day_of(section, 3) for section in feed.DAYS}
     assert all(day.weekday() in (1, 2, 3, 4) for day in days.values())
     assert feed.day_of("end_to_end", 4) - feed.day_of("end_to_end", 3) == timedelta(weeks=2)
-    stored = [days[name] for name in ("end_to_end", "latency", "growth", "soak", "soak_killed")]
+    stored = [days[name] for name in ("end_to_end", "latency", "growth", "soak", "soak_killed", "rival")]
     assert len(set(stored)) == len(stored)
     steady = {p.key for p in islice(feed.generate_parts("spike", 3, rows=10, seconds=1, first=1_000), 120)}
     assert not steady & {p.key for p in islice(feed.generate_parts("latency", 3, rows=10, seconds=1), 75)}

@@ -27,8 +27,10 @@ class Session:
     def __init__(self, failures: int) -> None:
         self.asked: dict[tuple[str, str, int], int] = {}
         self._failures = failures
+        self.prepared: list[str] = []
 
     def prepare(self, text: str) -> Any:
+        self.prepared.append(text)
         return type("Statement", (), {"is_idempotent": True})()
 
     def execute_async(self, statement: Any, place: tuple[str, str, int]) -> Future:
@@ -52,3 +54,12 @@ def test_a_partition_that_cannot_be_read_is_an_error_and_not_a_loss() -> None:
     session: Any = Session(failures=99)
     with pytest.raises(StepFailed, match="can't be read at LOCAL_QUORUM"):
         list(stored.read_trades(session, PLACES, ("trade_id",)))
+
+
+def test_another_table_is_read_if_it_is_named() -> None:
+    session: Any = Session(failures=0)
+    list(stored.read_trades(session, PLACES, ("trade_id",), table="bench_rival.trade_9"))
+    list(stored.read_trades(session, PLACES, ("trade_id",)))
+    named, usual = session.prepared
+    assert " FROM bench_rival.trade_9 WHERE " in named
+    assert " FROM trades.trade WHERE " in usual
