@@ -1,4 +1,4 @@
-"""Every process of the nodes at one moment, so that it can be said later which of them have ended."""
+"""Every process of the nodes at one moment: which have ended later, and how long they waited for the processor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kintsugi.core.processes import start_time
 from kintsugi.core.settings import Settings
-from kintsugi.environments.local.node_process import member_pids
+from kintsugi.environments.local.node_process import member_pids, processor_use
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -50,3 +50,20 @@ def ended_processes(before: Processes, now: Processes) -> list[str]:
         for process in sorted(before)
         if process not in now
     ]
+
+
+ProcessorUse = Mapping[str, tuple[float, float]]
+"""By node: seconds for which its processes have used the processor, and for which they have waited for it."""
+
+
+def read_processor_use(settings: Settings) -> dict[str, tuple[float, float]]:
+    """Return the use of the processor by each node of the local fleet since its processes began."""
+    return {name: processor_use(settings, name) for name in settings.fleet.nodes}
+
+
+def processor_since(before: ProcessorUse, now: ProcessorUse) -> dict[str, dict[str, float]]:
+    """Return ``used_s`` and ``waited_s`` since an earlier reading, by node. Processes that ended are not counted."""
+    return {
+        name: {"used_s": round(used - before[name][0], 1), "waited_s": round(waited - before[name][1], 1)}
+        for name, (used, waited) in now.items()
+    }

@@ -22,10 +22,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +42,16 @@ from benchmarks.harness import (
     tail_journal,
     write_report,
 )
-from benchmarks.node_processes import ended_processes, read_processes, stable_processes
+from benchmarks.node_processes import (
+    ProcessorUse,
+    ended_processes,
+    processor_since,
+    read_processes,
+    read_processor_use,
+    stable_processes,
+)
 from benchmarks.outage_feed import OutageFeed
-from benchmarks.rotation_test import measure_gaps_s, read_batches
+from benchmarks.rotation_test import read_batches
 from benchmarks.throughput.meters import StreamReading
 from kintsugi.chaos import experiment, switch
 from kintsugi.controlplane.control_plane import ControlPlane
@@ -106,9 +114,9 @@ class RestoreDrill:
         """Run steps 1 to 7; returns when the control plane was lost, in seconds since 1970."""
         context = Context.from_environment()
         await_flow(self.settings)
-        processes, begun = read_processes(self.settings), time.time()
+        processes, begun, use = read_processes(self.settings), time.time(), read_processor_use(self.settings)
         time.sleep(BASELINE_S)
-        self.note_gap("before", begun)
+        self.note_gap("before", begun, use)
         switch.check_not_stopped(context.store)
         made = back_up(self.settings)
         self.console.print(str(made), markup=False)
@@ -121,13 +129,13 @@ class RestoreDrill:
             processes=len(processes),
         )
         feed.send_directly()
-        lost = time.time()
+        lost, use = time.time(), read_processor_use(self.settings)
         with self.telling_the_way_back():
             self.lose_and_restore(lost)
             feed.return_to_s3()
             self.await_well(lost)
             self.check_fleet(lost, processes)
-            self.note_gap("without_control_plane", lost)
+            self.note_gap("without_control_plane", lost, use)
             self.recover_node(lost)
         return lost
 
@@ -205,13 +213,21 @@ class RestoreDrill:
         )
         self.note_gap("recovery", t0.timestamp())
 
-    def note_gap(self, name: str, begin: float) -> None:
-        """Report the longest time without a stored batch from ``begin`` until now."""
-        batches = describe_window(read_driver_log(self.settings), begin, time.time())
+    def note_gap(self, name: str, begin: float, use: ProcessorUse | None = None) -> None:
+        """Report the longest time without a stored batch from ``begin`` until now.
+
+        ``use``: the nodes' use of the processor at ``begin``. A gap may only show that the machine was busy.
+        """
+        window = describe_window(read_driver_log(self.settings), begin, time.time())
+        processor = ""
+        if use is not None:
+            window["processor"] = by_node = processor_since(use, read_processor_use(self.settings))
+            used, waited = (sum(node[key] for node in by_node.values()) for key in ("used_s", "waited_s"))
+            processor = f"; the nodes used the processor for {used:.0f} s, and waited {waited:.0f} s for it"
         self.note(
-            f"          longest gap between stored batches ({name}): {batches['longest_gap_s']} s "
-            f"of {batches['seconds']} s, {batches['stored']:,} trades stored",
-            batches={**self.document.get("batches", {}), name: batches},
+            f"          longest gap between stored batches ({name}): {window['longest_gap_s']} s of "
+            f"{window['seconds']} s, from {window['gap_begins_s']} s on; {window['stored']:,} trades stored{processor}",
+            batches={**self.document.get("batches", {}), name: window},
         )
 
     @contextmanager
@@ -284,17 +300,22 @@ def recovery_seconds(figures: Mapping[str, Any], fault: float) -> dict[str, floa
 
 
 def describe_window(lines: Iterable[str], begin: float, end: float) -> dict[str, Any]:
-    """Return seconds, stored trades and the longest gap between stored batches, from ``begin`` to ``end``. Pure.
+    """Return seconds, stored trades, and the longest gap between stored batches, from ``begin`` to ``end``. Pure.
 
-    Both ends of the time count as batches, so a time without a batch is one gap. Times are seconds since 1970.
+    Both ends of the time count as batches, so a time without a batch is one gap. They are seconds since 1970.
+    ``gap_begins_s``, and the times in ``batches`` (time, trades stored so far): seconds after ``begin``.
     """
-    batches: Sequence[StreamReading] = read_batches(lines, begin, end)
-    stored = batches[-1].stored if batches else 0
-    readings = [StreamReading(begin, 0, 0), *batches, StreamReading(end, stored, stored)]
+    first = StreamReading(begin, produced=0, stored=0)
+    batches = [first, *read_batches(lines, begin, end)]
+    grown = [after for before, after in pairwise(batches) if after.stored > before.stored]
+    moments = [begin, *(batch.at for batch in grown), end]
+    longest, gap_begins = max((after - before, before) for before, after in pairwise(moments))
     return {
         "seconds": round(end - begin, 1),
-        "stored": stored,
-        "longest_gap_s": round(max(measure_gaps_s(readings)), 2),
+        "stored": batches[-1].stored,
+        "longest_gap_s": round(longest, 2),
+        "gap_begins_s": round(gap_begins - begin, 1),
+        "batches": [[round(batch.at - begin, 1), batch.stored] for batch in grown],
     }
 
 

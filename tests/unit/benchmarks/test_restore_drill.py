@@ -18,7 +18,7 @@ from botocore.exceptions import EndpointConnectionError
 
 from benchmarks import control_plane_loss
 from benchmarks.control_plane_loss import LostMachine, way_back
-from benchmarks.node_processes import NodeProcess, ended_processes, stable_processes
+from benchmarks.node_processes import NodeProcess, ended_processes, processor_since, stable_processes
 from benchmarks.outage_feed import OutageFeed, read_messages
 from benchmarks.restore_drill import (
     RestoreDrill,
@@ -261,12 +261,29 @@ BEGIN = datetime(2026, 11, 30, 10, 17, 48).timestamp()  # noqa: DTZ001 - the dri
 
 
 def test_the_ends_of_the_time_are_ends_of_gaps() -> None:
-    assert describe_window(LOG, BEGIN, BEGIN + 20) == {"seconds": 20, "stored": 1200, "longest_gap_s": 14.5}
-    assert describe_window(LOG, BEGIN + 1, BEGIN + 6) == {"seconds": 5, "stored": 1200, "longest_gap_s": 3.5}
+    assert describe_window(LOG, BEGIN, BEGIN + 20) == {
+        "seconds": 20,
+        "stored": 1200,
+        "longest_gap_s": 14.5,
+        "gap_begins_s": 5.5,
+        "batches": [[2, 300], [5.5, 1200]],
+    }
+    assert describe_window(LOG, BEGIN + 1, BEGIN + 6)["longest_gap_s"] == 3.5
+
+
+def test_a_batch_without_a_trade_ends_no_gap() -> None:
+    empty = "2026-11-30 10:17:57,000 INFO stream_trades: batch 630: 0 trades, 0 unusual"
+    assert describe_window([*LOG, empty], BEGIN, BEGIN + 20)["longest_gap_s"] == 14.5
 
 
 def test_a_time_without_a_batch_is_one_gap() -> None:
     assert describe_window([], 100, 142)["longest_gap_s"] == 42
+
+
+def test_the_wait_for_the_processor_counts_since_the_earlier_reading() -> None:
+    assert processor_since({"kafka-1": (10.0, 2.0)}, {"kafka-1": (14.04, 7.0)}) == {
+        "kafka-1": {"used_s": 4.0, "waited_s": 5.0}
+    }
 
 
 def test_seconds_of_the_recovery_count_from_the_loss() -> None:
