@@ -42,6 +42,7 @@ from benchmarks.harness import (
     tail_journal,
     write_report,
 )
+from benchmarks.mttr import await_pace
 from benchmarks.node_processes import (
     ProcessorUse,
     ended_processes,
@@ -79,7 +80,7 @@ if TYPE_CHECKING:
 
 NODE = "kafka-2"
 ROWS, PERIOD_S = 300, 1.0
-BASELINE_S = 30.0
+BASELINE_S = 60.0
 FLOW_DEADLINE_S = 240.0
 WELL_DEADLINE_S = 300.0
 HEALED_DEADLINE_S = 600.0
@@ -114,6 +115,7 @@ class RestoreDrill:
         """Run steps 1 to 7; returns when the control plane was lost, in seconds since 1970."""
         context = Context.from_environment()
         await_flow(self.settings)
+        await_pace(self.settings, round(ROWS / PERIOD_S))
         processes, begun, use = read_processes(self.settings), time.time(), read_processor_use(self.settings)
         time.sleep(BASELINE_S)
         self.note_gap("before", begun, use)
