@@ -18,6 +18,7 @@ import benchmarks.false_positive_test
 import benchmarks.fault_matrix_run
 import benchmarks.mttr
 import benchmarks.release_trials
+import benchmarks.restore_drill
 import benchmarks.rotation_test
 import benchmarks.sequential_recovery
 import benchmarks.signals
@@ -163,6 +164,12 @@ def rotation_test(options: argparse.Namespace, settings: Settings) -> int:
     return benchmarks.rotation_test.run_rotation_test(settings, report=options.report)
 
 
+def restore_drill(options: argparse.Namespace, settings: Settings) -> int:
+    """Lose the control plane while the fleet streams, restore it, and let it recover a node."""
+    _needs_processes(settings)
+    return benchmarks.restore_drill.run_restore_drill(settings, node=options.node, report=options.report)
+
+
 def _needs_processes(settings: Settings) -> None:
     """Raise KintsugiError where processes can't be observed from outside: they are measured, or killed, by id."""
     environment = settings.fleet.environment
@@ -267,7 +274,13 @@ def _build_parser() -> argparse.ArgumentParser:
     calmed.add_argument("--minutes", type=float, default=60, help="length of the test; default: 60")
     calmed.add_argument("--seed", type=int, help="seed of the pauses; default: the current time")
     rotated = add_command(commands, rotation_test)
-    for reported in (told_whole, all_nodes, table, campaign, stalled, repaired, walked, calmed, rotated):
+    restored = add_command(commands, restore_drill)
+    restored.add_argument(
+        "--node", default=benchmarks.restore_drill.NODE, help="node to switch off; default: %(default)s"
+    )
+    for reported in (
+        *(told_whole, all_nodes, table, campaign, stalled, repaired, walked, calmed, rotated, restored),
+    ):
         reported.add_argument("--report", type=Path, help="default: build/<command>.json")
     return parser
 

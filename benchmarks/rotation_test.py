@@ -37,7 +37,8 @@ BASELINE_S = 120.0
 ROTATION_LIMIT_S = 2400.0
 LONGEST_GAP_S = 5.0
 RECONCILE_DEADLINE_S = 600.0
-_STORED = re.compile(r"(\S+) .* INFO stream_trades: batch \d+: (\d+) trades,")
+# In the collected log the collector's time comes first; in the node's own log, the driver's.
+_STORED = re.compile(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S*) .*INFO stream_trades: batch \d+: (\d+) trades,")
 
 
 def measure_gaps_s(readings: Sequence[StreamReading]) -> list[float]:
@@ -68,7 +69,10 @@ def describe_gaps(readings: Sequence[StreamReading]) -> dict[str, Any]:
 
 
 def read_batches(lines: Iterable[str], begin: float, end: float) -> list[StreamReading]:
-    """Return a reading for each batch that the driver logged from ``begin`` to ``end`` (seconds since 1970)."""
+    """Return a reading for each batch that the driver logged from ``begin`` to ``end`` (seconds since 1970).
+
+    A time without a zone is in the local one, as the driver writes it.
+    """
     readings, stored = [], 0
     for line in lines:
         found = _STORED.match(line)
