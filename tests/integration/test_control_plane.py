@@ -13,15 +13,18 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from rich.console import Console
 
 from kintsugi.controlplane import accounts
-from kintsugi.controlplane.airflow_environment import AIRFLOW_PART
+from kintsugi.controlplane.airflow_environment import AIRFLOW_PART, read_environment
 from kintsugi.controlplane.control_plane import AIRFLOW, POOLS, STORAGE, ControlPlane
+from kintsugi.controlplane.postgres import AIRFLOW_DATABASE
 from kintsugi.core.connections import s3_client, store_dsn
 from kintsugi.core.processes import owned_pids, wait_until
 from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import BUCKET
+from kintsugi.installation.airflow_key_rotation import replace_keys
 from kintsugi.installation.up import remove_installation
 from tests.installations import installation, open_directory
 
@@ -192,6 +195,67 @@ def test_a_user_signs_in_until_a_start_names_him_no_more(
     logs = "".join(path.read_text(errors="replace") for path in (plane.settings.control / "log").iterdir())
     assert not [name for name, password in passwords.items() if password in logs]
     plane.stop_airflow()
+
+
+@pytest.mark.timeout(900)
+def test_new_keys_of_airflow_keep_what_is_stored_and_end_the_old_tokens(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that Airflow has encrypted is read after two rotations, of which one is killed in the middle."""
+    password = "the password of a person's own connection"  # noqa: S105
+    plane.migrate()
+    plane.start_airflow()
+    plane.airflow.call(
+        "POST", "/connections", {"connection_id": "own", "conn_type": "http", "password": password}
+    )
+    plane.airflow.call("POST", "/variables", {"key": "own", "value": password})
+    first, token = _fernet_keys(plane), plane.airflow.token()
+    assert _decrypted(plane, first) == [password, password]
+    assert _status(plane, "GET", "/api/v2/dags", headers={"Authorization": f"Bearer {token}"})[0] == 200
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ControlPlane, "encrypt_anew", _die)
+        patched.setattr(ControlPlane, "start_airflow_again", lambda _: None)  # SIGKILL runs no `finally`
+        with pytest.raises(KeyboardInterrupt):
+            replace_keys(plane)
+    assert not plane.airflow_runs()
+    replace_keys(plane)
+    second = _fernet_keys(plane)
+    assert len(second) == 1
+    assert not set(first) & set(second)
+    assert _decrypted(plane, second) == [password, password]
+    with pytest.raises(InvalidToken):
+        _decrypted(plane, first)
+    assert _status(plane, "GET", "/api/v2/dags", headers={"Authorization": f"Bearer {token}"})[0] == 401
+    assert plane.airflow.call("GET", "/variables/own")["value"] == password
+    assert {plane.status()[name]["state"] for name in (*AIRFLOW, *STORAGE)} == {"RUNNING"}
+
+    pids = {name: _pid(plane, name) for name in AIRFLOW}
+    plane.start_airflow()
+    assert {name: _pid(plane, name) for name in AIRFLOW} == pids, "`make up` finds nothing to change"
+    replace_keys(plane)
+    assert plane.airflow.call("GET", "/variables/own")["value"] == password
+    assert _decrypted(plane, _fernet_keys(plane)) == [password, password]
+    plane.stop_airflow()
+
+
+def _die(_: ControlPlane) -> None:
+    raise KeyboardInterrupt
+
+
+def _fernet_keys(plane: ControlPlane) -> list[str]:
+    """The keys that the running Airflow was given."""
+    return read_environment(plane.environment_file)["AIRFLOW__CORE__FERNET_KEY"].split(",")
+
+
+def _decrypted(plane: ControlPlane, keys: list[str]) -> list[str]:
+    """What Airflow has stored encrypted, read with these keys by nobody's code but the library's."""
+    fernet = MultiFernet([Fernet(key.encode()) for key in keys])
+    with psycopg.connect(plane.postgres.dsn(AIRFLOW_DATABASE)) as connection:
+        rows = connection.execute(
+            "SELECT password FROM connection WHERE conn_id = 'own' UNION ALL SELECT val FROM variable WHERE key = 'own'"
+        ).fetchall()
+    return [fernet.decrypt(row[0].encode()).decode() for row in rows]
 
 
 def _no_secret_is_an_argument(plane: ControlPlane) -> None:
