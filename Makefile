@@ -91,7 +91,7 @@ release-trials:  ## roll out three bad releases; each must stop after at most on
 rotation-test:  ## renew certificates and passwords at 1,000 trades a second, and look for gaps (15 minutes)
 	@$(BENCHMARKS) rotation-test
 
-rotate-secrets:  ## renew certificates and passwords, and roll them out node by node (AUTHORITY=1: the authority too)
+rotate-secrets:  ## renew Airflow's keys (restarts it), then all else node by node (AUTHORITY=1: the authority too)
 	@$(KINTSUGI) rotate-secrets $(if $(AUTHORITY),--authority)
 
 backup:  ## back up the control plane to S3, encrypted; it runs each night by itself

@@ -202,7 +202,7 @@ def test_new_keys_of_airflow_keep_what_is_stored_and_end_the_old_tokens(
     plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection that Airflow has encrypted is read after two rotations, of which one is killed in the middle."""
-    password = "the password of a person's own connection"  # noqa: S105
+    password = "the password of a person's own connection"
     plane.migrate()
     plane.start_airflow()
     plane.airflow.call(

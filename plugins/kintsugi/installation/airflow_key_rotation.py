@@ -14,13 +14,16 @@ Killed at any point and run again, it goes on: two Fernet keys are a rotation th
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from kintsugi.controlplane.airflow_environment import AIRFLOW_PART
 from kintsugi.controlplane.airflow_keys import add_fernet_key, drop_old_fernet_key, replace_token_keys
 from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.errors import GuardRefused
+from kintsugi.core.processes import PART
 from kintsugi.installation.installation_lock import hold_installation_lock
 from kintsugi.operations.context import Context
 from kintsugi.releases.steady_state import await_steady, observe_fleet
@@ -37,6 +40,10 @@ def rotate_airflow_keys(context: Context, plane: ControlPlane) -> str:
     Raises GuardRefused without a quiet moment; then nothing has changed. Raises StepFailed if what is stored can't be
     encrypted anew; then both Fernet keys stay, and Airflow runs.
     """
+    if os.environ.get(PART) == AIRFLOW_PART:
+        raise GuardRefused(
+            "a task of Airflow can't renew Airflow's keys, because the stop would end it: run the command in a shell"
+        )
     with hold_installation_lock(context.settings):
         if plane.airflow_runs():  # else a rotation was killed, and nothing is left to wait for
             await_steady(lambda: observe_fleet(context))

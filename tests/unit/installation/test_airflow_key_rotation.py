@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from kintsugi.controlplane.airflow_environment import AIRFLOW_PART
 from kintsugi.controlplane.airflow_keys import JWT_SECRET, key_environment
 from kintsugi.core.errors import GuardRefused, StepFailed
+from kintsugi.core.processes import PART
 from kintsugi.core.settings import Settings
 from kintsugi.installation import airflow_key_rotation as rotation
 from kintsugi.releases.steady_state import Steady
@@ -137,6 +139,13 @@ def test_a_fleet_that_is_not_steady_keeps_airflow_running(
     monkeypatch.setattr(rotation, "observe_fleet", lambda _: Steady(others=("incident 7 is open",)))
     monkeypatch.setattr("kintsugi.releases.steady_state.GATE_S", 0.0)
     with pytest.raises(GuardRefused, match="incident 7"):
+        rotation.rotate_airflow_keys(context(plane), plane)
+    assert plane.done == []
+
+
+def test_a_task_does_not_end_itself(plane: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PART, AIRFLOW_PART)
+    with pytest.raises(GuardRefused):
         rotation.rotate_airflow_keys(context(plane), plane)
     assert plane.done == []
 
