@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
+from kintsugi import cli
+from kintsugi.controlplane import control_plane
 from kintsugi.controlplane.airflow_environment import AIRFLOW_PART
 from kintsugi.controlplane.airflow_keys import JWT_SECRET, key_environment
 from kintsugi.core.errors import GuardRefused, StepFailed
 from kintsugi.core.processes import PART
 from kintsugi.core.settings import Settings
 from kintsugi.installation import airflow_key_rotation as rotation
+from kintsugi.operations.context import Context
 from kintsugi.releases.steady_state import Steady
 from tests.installations import installation
 
@@ -59,7 +62,7 @@ class Plane:
 
 
 @pytest.fixture
-def plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     settings = installation(tmp_path, "127.34")
     key_environment(settings)
     monkeypatch.setattr(rotation, "observe_fleet", lambda _: Steady())
@@ -154,3 +157,23 @@ def test_after_a_kill_that_left_airflow_down_there_is_nothing_to_wait_for(plane:
     plane.runs = False
     rotation.rotate_airflow_keys(context(plane, kafka_2="a run that is gone"), plane)
     assert plane.done[-1] == "start with 1 keys"
+
+
+@pytest.mark.parametrize("unfinished", [True, False])
+def test_the_command_goes_on_with_a_rotation_that_is_not_finished(
+    plane: Any, monkeypatch: pytest.MonkeyPatch, *, unfinished: bool
+) -> None:
+    """Its DAG has renewed all else already, so Airflow's keys aren't renewed a second time either."""
+    done: list[str] = []
+    airflow = SimpleNamespace(
+        unpause=lambda _: None, trigger=lambda dag_id, _: done.append(dag_id) or "run-1", url="http://airflow"
+    )
+    monkeypatch.setattr(control_plane, "ControlPlane", lambda _: SimpleNamespace(airflow=airflow))
+    monkeypatch.setattr(rotation, "rotate_airflow_keys", lambda *_: done.append("keys"))
+    monkeypatch.setattr(Context, "from_environment", lambda: None)
+    if unfinished:
+        mark = plane.settings.control / "rotation-unfinished"
+        mark.parent.mkdir(parents=True)
+        mark.touch()
+    assert cli.rotate_secrets(argparse.Namespace(authority=False), plane.settings) == 0
+    assert done == (["rotate_secrets"] if unfinished else ["keys", "rotate_secrets"])
