@@ -14,7 +14,7 @@ from kintsugi.core.processes import wait_until
 from kintsugi.core.settings import Settings
 from kintsugi.db.store import Store
 from kintsugi.environments.local import node as nodes
-from kintsugi.environments.local import platform
+from kintsugi.environments.local import node_config
 from kintsugi.environments.local.platform import LocalPlatform
 from kintsugi.infra import ssh
 from kintsugi.releases import secret_rotation
@@ -101,7 +101,7 @@ def test_a_killed_step_locks_nobody_out_and_goes_on(
     ssh.publish_next_host_authority(settings)
     with monkeypatch.context() as patched:
         if dies_at == "certificate":
-            patched.setattr(platform.node_config, "renew_host_certificate", _die)
+            patched.setattr(node_config, "renew_host_certificate", _die)
         else:
             patched.setattr(LocalPlatform, "signal_service", _die)
         with pytest.raises(Killed):

@@ -54,6 +54,7 @@ TOKEN_FILE = "KINTSUGI_AIRFLOW_TOKEN_FILE"  # noqa: S105 - the name of a variabl
 """Names a file with the token of our own client, where Airflow has an auth manager whose tokens we can't sign."""
 
 _RUN_AIRFLOW = "kintsugi.controlplane.launcher"
+_RUN_ENCRYPTION = "kintsugi.controlplane.airflow_encryption"
 _RUN_WATCHDOG = "kintsugi.watchdog.watchdog"
 
 
@@ -128,12 +129,12 @@ class ControlPlane:
         done = self.settings.control / "airflow" / name
         if done.exists():
             return
-        self._run_airflow("migrate.log", "db", "migrate")
+        self._run_in_airflow("migrate.log", _RUN_AIRFLOW, "db", "migrate")
         done.touch()
 
     def encrypt_anew(self) -> None:
         """Encrypt with the first Fernet key what Airflow has stored; needs Postgres, and an Airflow that is stopped."""
-        self._run_airflow("rotate-fernet-key.log", "rotate-fernet-key")
+        self._run_in_airflow("encrypt-anew.log", _RUN_ENCRYPTION)
 
     def signs_tokens(self) -> bool:
         """Whether our own client can sign its tokens: Airflow that was started has our accounts."""
@@ -294,15 +295,16 @@ class ControlPlane:
             ),
         ]
 
-    def _run_airflow(self, log: str, *arguments: str) -> None:
+    def _run_in_airflow(self, log: str, module: str, *arguments: str) -> None:
+        """Run a module in Airflow's environment. Raises StepFailed if it fails."""
         environment = base_environment(self.settings) | airflow_environment(self.settings)
-        command = [sys.executable, "-m", _RUN_AIRFLOW, *arguments]
+        command = [sys.executable, "-m", module, *arguments]
         done = subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )
         (self.supervisor.logs / log).write_text(done.stdout + done.stderr)
         if done.returncode:
-            raise StepFailed(f"`airflow {' '.join(arguments)}` failed: see {self.supervisor.logs}/{log}")
+            raise StepFailed(f"`{' '.join([module, *arguments])}` failed: see {self.supervisor.logs}/{log}")
 
     def _await(self, name: str, ready: Callable[[], bool], seconds: float = 60) -> None:
         if not wait_until(ready, seconds, pause=0.05):

@@ -5,7 +5,8 @@ Airflow knows one key of tokens at a time, and reads its keys at its start. So:
 1. Wait for a quiet moment: the steady state, no node in the hands of a run, no task that runs but the ingest's.
 2. Stop Airflow and the watchdog. Nodes and stream go on.
 3. Make a new key of tokens, and a new Fernet key beside the old one.
-4. Encrypt with it what Airflow has stored, in one transaction (`airflow rotate-fernet-key`). Drop the old one.
+4. Encrypt with it what Airflow has stored, in one transaction (`kintsugi.controlplane.airflow_encryption`). Drop the
+   old one.
 5. Start Airflow, also if a step has failed. Triggers go on, and Airflow starts an ended task again.
 
 Killed at any point and run again, it goes on: two Fernet keys are a rotation that isn't finished. Killed between 2 and

@@ -166,7 +166,7 @@ def test_the_command_goes_on_with_a_rotation_that_is_not_finished(
     """Its DAG has renewed all else already, so Airflow's keys aren't renewed a second time either."""
     done: list[str] = []
     airflow = SimpleNamespace(
-        unpause=lambda _: None, trigger=lambda dag_id, _: done.append(dag_id) or "run-1", url="http://airflow"
+        unpause=lambda _: None, trigger=lambda dag_id, _: done.append(dag_id), url="http://airflow"
     )
     monkeypatch.setattr(control_plane, "ControlPlane", lambda _: SimpleNamespace(airflow=airflow))
     monkeypatch.setattr(rotation, "rotate_airflow_keys", lambda *_: done.append("keys"))
