@@ -1,7 +1,7 @@
 """Encrypt anew what Airflow has stored: ``python -m kintsugi.controlplane.airflow_encryption``, in its environment.
 
-It does what `airflow rotate-fernet-key` does, except for the arguments of a trigger that are stored in clear. A task that
-defers stores them so, and each of them ends the command of Airflow 3.3 with InvalidToken.
+It does what `airflow rotate-fernet-key` does, except for the arguments of a trigger that are stored in clear. A task
+that defers stores them so, and each of them ends the command of Airflow 3.3 with InvalidToken.
 """
 
 from __future__ import annotations
