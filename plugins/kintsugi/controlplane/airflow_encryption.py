@@ -6,6 +6,8 @@ that defers stores them so, and each of them ends the command of Airflow 3.3 wit
 
 from __future__ import annotations
 
+from typing import Any
+
 
 def encrypt_all_anew() -> int:
     """Encrypt every secret with the first Fernet key, in one transaction; returns the number of rows.
@@ -17,7 +19,7 @@ def encrypt_all_anew() -> int:
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
-    encrypted = (
+    encrypted: tuple[tuple[Any, Any], ...] = (
         (Connection, Connection.is_encrypted | Connection.is_extra_encrypted),
         (Variable, Variable.is_encrypted),
         (
