@@ -94,7 +94,7 @@ rotation-test:  ## renew certificates and passwords at 1,000 trades a second, an
 restore-drill:  ## destroy the control plane while the fleet streams, and restore it (10 minutes; NODE=kafka-2)
 	@$(BENCHMARKS) restore-drill $(if $(NODE),--node "$(NODE)")
 
-rotate-secrets:  ## renew certificates and passwords, and roll them out node by node (AUTHORITY=1: the authority too)
+rotate-secrets:  ## renew Airflow's keys (restarts it), then all else node by node (AUTHORITY=1: the authority too)
 	@$(KINTSUGI) rotate-secrets $(if $(AUTHORITY),--authority)
 
 backup:  ## back up the control plane to S3, encrypted; it runs each night by itself

@@ -12,16 +12,19 @@ from kintsugi.core.dag_ids import holder_of
 RUNBOOK = """
 ### Rotate secrets
 
-Makes new certificates, new logins of Cassandra, new keys of S3 and SSH, and a new password of JMX. Spark's nodes get
-them without a restart. Then it rolls out the release that the nodes run (`deploy_release`), which restarts the nodes of
-Kafka and Cassandra one at a time. The old secrets are valid until every node has the new ones, so nothing stops for it.
-They are dropped after a backup has the new ones: a restore needs them.
+Makes new certificates, new logins of Cassandra, new keys of S3 and SSH, a new host authority of SSH, and a new password
+of JMX. Spark's nodes get them without a restart. Then it rolls out the release that the nodes run (`deploy_release`),
+which restarts the nodes of Kafka and Cassandra one at a time. The old secrets are valid until every node has the new
+ones, so nothing stops for it. They are dropped after a backup has the new ones: a restore needs them.
+
+Airflow's own keys stay: to renew them stops Airflow, and no run of a DAG can do that. `kintsugi rotate-secrets` renews
+them before it triggers this DAG.
 
 With **Replace the authority**, it also publishes the next certificate authority. The third such rotation stops trusting
 the present one. Spark's nodes are restarted too, so the stream stands still for about 40 s.
 
 It is paused: unpause it for a rotation on the first of each month, or trigger it.
-On the command line: `kintsugi rotate-secrets`.
+On the command line, Airflow's own keys included: `kintsugi rotate-secrets`.
 
 **`renew` failed?** Cassandra did not answer, or a roll-out is under way; the log says which. Nothing was changed. Clear
 the task when the nodes are healthy.
@@ -29,6 +32,8 @@ the task when the nodes are healthy.
 **`roll_out` failed?** Look at the run of `deploy_release` with the same time. Nodes that were not reached have the old
 secrets, which are still valid. Trigger `rotate_secrets` again when the cause is gone: it goes on with the same secrets.
 **`back_up` failed?** Look at the run of `back_up_control_plane` with the same time. Clear the task when it can succeed.
+**`certify_hosts` failed?** A node is down, or another run changes it; the log names it. Both authorities are trusted.
+Clear the task when the node is healthy.
 **`finish` failed?** A client still uses an old login; the log names both. Restart the client, then clear the task.
 """
 
@@ -76,6 +81,19 @@ with DAG(
 
         return hand_out_secrets(Context.from_environment(), holder_of(context["dag_run"]))
 
+    @task(
+        task_id="certify_hosts",
+        retries=3,
+        retry_delay=timedelta(seconds=30),
+        execution_timeout=timedelta(minutes=15),
+    )
+    def certify_hosts(**context: object) -> str:
+        """Give each node a host certificate of the next authority of SSH; returns a sentence."""
+        from kintsugi.operations.context import Context
+        from kintsugi.releases.secret_rotation import certify_hosts as certify_all_hosts
+
+        return certify_all_hosts(Context.from_environment(), holder_of(context["dag_run"]))
+
     @task(task_id="finish", execution_timeout=timedelta(minutes=5))
     def finish() -> str:
         """Drop the old logins, once every node has its new one; returns a sentence."""
@@ -100,4 +118,4 @@ with DAG(
         deferrable=True,
         poke_interval=10,
     )
-    renew() >> hand_out() >> roll_out >> back_up >> finish()
+    renew() >> hand_out() >> roll_out >> back_up >> certify_hosts() >> finish()

@@ -261,10 +261,16 @@ def old_chaos(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def rotate_secrets(options: argparse.Namespace, settings: Settings) -> int:
-    """Renew certificates and passwords, and roll them out node by node, by the DAG `rotate_secrets`."""
+    """Renew Airflow's keys with a restart of Airflow, then all else node by node, by the DAG `rotate_secrets`."""
     from kintsugi.controlplane.control_plane import ControlPlane  # start-up
+    from kintsugi.installation.airflow_key_rotation import rotate_airflow_keys  # start-up
+    from kintsugi.operations.context import Context  # start-up
+    from kintsugi.releases.secret_rotation import is_rotation_unfinished  # start-up
 
-    airflow = ControlPlane(settings).airflow
+    plane = ControlPlane(settings)
+    if not is_rotation_unfinished(settings):  # else the DAG goes on with what was renewed already
+        print(rotate_airflow_keys(Context.from_environment(), plane))
+    airflow = plane.airflow
     airflow.unpause("rotate_secrets")
     run_id = airflow.trigger("rotate_secrets", {"authority": options.authority})
     print(

@@ -52,7 +52,7 @@ TASKS = {
     "reconcile_trades": {"reconcile"},
     "redrive_files": {"redrive"},
     "replay_trades": {"replay", "check_manifests"},
-    "rotate_secrets": {"renew", "hand_out", "roll_out", "back_up", "finish"},
+    "rotate_secrets": {"renew", "hand_out", "roll_out", "back_up", "certify_hosts", "finish"},
     "stream_trades": {"absent", "submit", "committing"},
     "watch_flow": {"flow_health", "restart_stream", "committing"},
 }

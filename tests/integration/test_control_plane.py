@@ -13,15 +13,20 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from rich.console import Console
 
 from kintsugi.controlplane import accounts
-from kintsugi.controlplane.airflow_environment import AIRFLOW_PART
+from kintsugi.controlplane.airflow_environment import AIRFLOW_PART, read_environment
+from kintsugi.controlplane.airflow_keys import JWT_SECRET, key_environment
 from kintsugi.controlplane.control_plane import AIRFLOW, POOLS, STORAGE, ControlPlane
+from kintsugi.controlplane.postgres import AIRFLOW_DATABASE
 from kintsugi.core.connections import s3_client, store_dsn
 from kintsugi.core.processes import owned_pids, wait_until
 from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import BUCKET
+from kintsugi.infra.airflow_client import sign_token
+from kintsugi.installation.airflow_key_rotation import replace_keys
 from kintsugi.installation.up import remove_installation
 from tests.installations import installation, open_directory
 
@@ -192,6 +197,108 @@ def test_a_user_signs_in_until_a_start_names_him_no_more(
     logs = "".join(path.read_text(errors="replace") for path in (plane.settings.control / "log").iterdir())
     assert not [name for name, password in passwords.items() if password in logs]
     plane.stop_airflow()
+
+
+@pytest.mark.timeout(900)
+def test_new_keys_of_airflow_keep_what_is_stored_and_end_the_old_tokens(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that Airflow has encrypted is read after two rotations, of which one is killed in the middle."""
+    password = "the password of a person's own connection"
+    plane.migrate()
+    plane.start_airflow()
+    plane.airflow.call(
+        "POST", "/connections", {"connection_id": "own", "conn_type": "http", "password": password}
+    )
+    plane.airflow.call("POST", "/variables", {"key": "own", "value": password})
+    plane.airflow.unpause("ingest_trades")
+    assert wait_until(lambda: _deferred(plane) > 0, 60), (
+        "a deferred task is what Airflow's own command fails at"
+    )
+    first, secret = _fernet_keys(plane), plane.settings.secret(JWT_SECRET)
+    assert _decrypted(plane, first) == [password, password]
+    assert _reads_dags(plane, secret)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ControlPlane, "encrypt_anew", _die)
+        patched.setattr(ControlPlane, "start_airflow_again", lambda _: None)  # SIGKILL runs no `finally`
+        with pytest.raises(KeyboardInterrupt):
+            replace_keys(plane)
+    assert not plane.airflow_runs()
+    _store_trigger(plane, first[0])
+    before = _triggers(plane)
+    assert before[True]
+    plane.encrypt_anew()
+    after = _triggers(plane)
+    assert after[True] == before[True]
+    new_key, _ = key_environment(plane.settings)["AIRFLOW__CORE__FERNET_KEY"].split(",")
+    assert Fernet(new_key.encode()).decrypt(after[False][0].encode()) == b"{}"
+    replace_keys(plane)
+    assert _fernet_keys(plane) == [new_key]
+    assert wait_until(lambda: _deferred(plane) > 0, 30), "a trigger goes on after the restart"
+    second = _fernet_keys(plane)
+    assert _decrypted(plane, second) == [password, password]
+    with pytest.raises(InvalidToken):
+        _decrypted(plane, first)
+    assert not _reads_dags(plane, secret)
+    assert _reads_dags(plane, plane.settings.secret(JWT_SECRET))
+    assert plane.airflow.call("GET", "/variables/own")["value"] == password
+    assert {plane.status()[name]["state"] for name in (*AIRFLOW, *STORAGE)} == {"RUNNING"}
+
+    pids = {name: _pid(plane, name) for name in AIRFLOW}
+    plane.start_airflow()
+    assert {name: _pid(plane, name) for name in AIRFLOW} == pids, "`make up` finds nothing to change"
+    replace_keys(plane)
+    assert plane.airflow.call("GET", "/variables/own")["value"] == password
+    assert _decrypted(plane, _fernet_keys(plane)) == [password, password]
+    plane.airflow.pause("ingest_trades")
+    plane.stop_airflow()
+
+
+def _deferred(plane: ControlPlane) -> int:
+    path = "/dags/~/dagRuns/~/taskInstances?state=deferred&limit=1"
+    return int(plane.airflow.call("GET", path)["total_entries"])
+
+
+def _store_trigger(plane: ControlPlane, key: str) -> None:
+    """One whose arguments are encrypted, as Airflow stores those that no task has deferred to."""
+    hidden = Fernet(key.encode()).encrypt(b"{}").decode()
+    with psycopg.connect(plane.postgres.dsn(AIRFLOW_DATABASE)) as connection:
+        connection.execute(
+            "INSERT INTO trigger (classpath, kwargs, created_date) VALUES ('hidden', %s, now())", (hidden,)
+        )
+
+
+def _triggers(plane: ControlPlane) -> dict[bool, list[str]]:
+    """The arguments of all triggers, as stored; by whether they are in clear."""
+    with psycopg.connect(plane.postgres.dsn(AIRFLOW_DATABASE)) as connection:
+        rows = [row[0] for row in connection.execute("SELECT kwargs FROM trigger ORDER BY id").fetchall()]
+    return {clear: [text for text in rows if text.startswith("{") is clear] for clear in (True, False)}
+
+
+def _reads_dags(plane: ControlPlane, secret: str) -> bool:
+    """Whether Airflow lets in who signs a token of today with this secret."""
+    headers = {"Authorization": f"Bearer {sign_token(secret, 'ana (command line)', 'admin')}"}
+    return _status(plane, "GET", "/api/v2/dags", headers=headers)[0] == 200
+
+
+def _die(_: ControlPlane) -> None:
+    raise KeyboardInterrupt
+
+
+def _fernet_keys(plane: ControlPlane) -> list[str]:
+    """The keys that the running Airflow was given."""
+    return read_environment(plane.environment_file)["AIRFLOW__CORE__FERNET_KEY"].split(",")
+
+
+def _decrypted(plane: ControlPlane, keys: list[str]) -> list[str]:
+    """What Airflow has stored encrypted, read with these keys by nobody's code but the library's."""
+    fernet = MultiFernet([Fernet(key.encode()) for key in keys])
+    with psycopg.connect(plane.postgres.dsn(AIRFLOW_DATABASE)) as connection:
+        rows = connection.execute(
+            "SELECT password FROM connection WHERE conn_id = 'own' UNION ALL SELECT val FROM variable WHERE key = 'own'"
+        ).fetchall()
+    return [fernet.decrypt(row[0].encode()).decode() for row in rows]
 
 
 def _no_secret_is_an_argument(plane: ControlPlane) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kintsugi.controlplane import accounts, airflow_patches
+from kintsugi.controlplane.airflow_keys import key_environment
 from kintsugi.controlplane.postgres import AIRFLOW_DATABASE, STORE_DATABASE, USER, Postgres
 from kintsugi.core.connections import S3_CONNECTION, own_s3_connection, s3_connection
 from kintsugi.core.files import write_private
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from kintsugi.core.settings import Settings
 
 AIRFLOW_PART = "airflow"  # marks Airflow's processes and all that its tasks start
-JWT_SECRET = "airflow-jwt"  # noqa: S105 - the name of the secret, not its value
 AUTH_MANAGER = "AIRFLOW__CORE__AUTH_MANAGER"
 OWN_AUTH_MANAGER = "kintsugi.airflow_ext.auth_manager.AccountsAuthManager"
 _AUTH_PREFIXES = ("AIRFLOW__FAB__", "AIRFLOW__KEYCLOAK_AUTH_MANAGER__")
@@ -85,6 +85,7 @@ def airflow_environment(settings: Settings, inherited: Mapping[str, str] = os.en
     return {
         "AIRFLOW_HOME": str(settings.control / "airflow"),
         **_option_variables(settings),
+        **key_environment(settings),
         **auth_environment(settings, inherited),
         **connection_environment(settings),
         **telemetry_environment(user_connections()),
@@ -193,7 +194,7 @@ def read_environment(path: Path) -> dict[str, str]:
 
 def _option_variables(settings: Settings) -> dict[str, str]:
     """Return ``AIRFLOW__SECTION__OPTION`` for every option that we set."""
-    sections = {**_core_options(settings), **_timing_options(), **_identity_options(settings)}
+    sections = {**_core_options(settings), **_timing_options()}
     return {
         f"AIRFLOW__{section.upper()}__{option.upper()}": value
         for section, options in sections.items()
@@ -217,7 +218,6 @@ def _core_options(settings: Settings) -> dict[str, dict[str, str]]:
             "load_examples": "False",
             "execution_api_server_url": f"http://{plane.address}:{plane.airflow_port}/execution/",
             "min_serialized_dag_update_interval": "5",
-            "fernet_key": _fernet_key(settings),
             "test_connection": "Disabled",
         },
         "database": {
@@ -274,19 +274,6 @@ def _timing_options() -> dict[str, dict[str, str]]:
     }
 
 
-def _identity_options(settings: Settings) -> dict[str, dict[str, str]]:
-    return {
-        "api_auth": {"jwt_secret": settings.secret(JWT_SECRET)},
-    }
-
-
 def _sqlalchemy_url(settings: Settings, driver: str) -> str:
     dsn = Postgres.of(settings).dsn(AIRFLOW_DATABASE)
     return dsn.replace("postgresql://", f"postgresql+{driver}://", 1)
-
-
-def _fernet_key(settings: Settings) -> str:
-    import base64
-
-    # Fernet needs 32 bytes in URL-safe base64; our secrets are 32 bytes in hex.
-    return base64.urlsafe_b64encode(bytes.fromhex(settings.secret("airflow-fernet"))).decode()

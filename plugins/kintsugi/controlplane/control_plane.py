@@ -20,7 +20,6 @@ from kintsugi.controlplane import accounts
 from kintsugi.controlplane.airflow_environment import (
     AIRFLOW_PART,
     AUTH_MANAGER,
-    JWT_SECRET,
     airflow_environment,
     base_environment,
     connection_environment,
@@ -28,6 +27,7 @@ from kintsugi.controlplane.airflow_environment import (
     read_environment,
     write_environment,
 )
+from kintsugi.controlplane.airflow_keys import JWT_SECRET, key_environment
 from kintsugi.controlplane.log_collector import LogCollector
 from kintsugi.controlplane.postgres import Postgres
 from kintsugi.controlplane.s3proxy import ObjectStore
@@ -54,6 +54,7 @@ TOKEN_FILE = "KINTSUGI_AIRFLOW_TOKEN_FILE"  # noqa: S105 - the name of a variabl
 """Names a file with the token of our own client, where Airflow has an auth manager whose tokens we can't sign."""
 
 _RUN_AIRFLOW = "kintsugi.controlplane.launcher"
+_RUN_ENCRYPTION = "kintsugi.controlplane.airflow_encryption"
 _RUN_WATCHDOG = "kintsugi.watchdog.watchdog"
 
 
@@ -128,8 +129,16 @@ class ControlPlane:
         done = self.settings.control / "airflow" / name
         if done.exists():
             return
-        self._run_airflow("db", "migrate")
+        self._run_in_airflow("migrate.log", _RUN_AIRFLOW, "db", "migrate")
         done.touch()
+
+    def encrypt_anew(self) -> None:
+        """Encrypt with the first Fernet key what Airflow has stored; needs Postgres, and an Airflow that is stopped."""
+        self._run_in_airflow("encrypt-anew.log", _RUN_ENCRYPTION)
+
+    def signs_tokens(self) -> bool:
+        """Whether our own client can sign its tokens: Airflow that was started has our accounts."""
+        return TOKEN_FILE not in os.environ and has_own_accounts(read_environment(self.environment_file))
 
     def start_airflow(self) -> None:
         """Start Airflow's four components and the watchdog; returns when all are healthy and the pools exist."""
@@ -154,14 +163,34 @@ class ControlPlane:
 
     def await_airflow(self, seconds: float = 300) -> None:
         """Wait until Airflow is healthy, then create the pools."""
+        self._await_healthy(seconds)
+        for name, slots in POOLS.items():
+            self.airflow.ensure_pool(name, slots)
+
+    def airflow_runs(self) -> bool:
+        """Whether a component of Airflow runs, healthy or not. Raises StepFailed if the supervisor is down."""
+        if not self.supervisor.answers():
+            raise StepFailed("the control plane does not run: run `make up`")
+        return any(self.status()[name]["state"] in ("STARTING", "RUNNING", "BACKOFF") for name in AIRFLOW)
+
+    def start_airflow_again(self) -> None:
+        """Start Airflow and the watchdog after `stop_airflow`, with the present keys and otherwise as they were.
+
+        What the user's shell had at `make up` is in their environment, and need not be in this process.
+        """
+        environment = read_environment(self.environment_file)
+        write_environment(self.environment_file, environment | key_environment(self.settings))
+        self.supervisor.start(*AIRFLOW)
+        self._await_healthy(300)
+        self.supervisor.start(WATCHDOG)
+
+    def _await_healthy(self, seconds: float) -> None:
         if not wait_until(lambda: self.airflow.healthy(), seconds, pause=0.25):
             unhealthy = ", ".join(self.airflow.unhealthy()) or "unknown"
             raise StepFailed(
                 f"Airflow is not healthy after {seconds:.0f} s (unhealthy: {unhealthy}); "
                 f"see {self.supervisor.logs}/<component>.log"
             )
-        for name, slots in POOLS.items():
-            self.airflow.ensure_pool(name, slots)
 
     def status(self) -> dict[str, dict[str, Any]]:
         """Return each component's state by name, from the supervisor; ``DOWN`` if that does not answer."""
@@ -266,17 +295,16 @@ class ControlPlane:
             ),
         ]
 
-    def _run_airflow(self, *arguments: str) -> None:
+    def _run_in_airflow(self, log: str, module: str, *arguments: str) -> None:
+        """Run a module in Airflow's environment. Raises StepFailed if it fails."""
         environment = base_environment(self.settings) | airflow_environment(self.settings)
-        command = [sys.executable, "-m", _RUN_AIRFLOW, *arguments]
+        command = [sys.executable, "-m", module, *arguments]
         done = subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )
-        (self.supervisor.logs / "migrate.log").write_text(done.stdout + done.stderr)
+        (self.supervisor.logs / log).write_text(done.stdout + done.stderr)
         if done.returncode:
-            raise StepFailed(
-                f"`airflow {' '.join(arguments)}` failed: see {self.supervisor.logs}/migrate.log"
-            )
+            raise StepFailed(f"`{' '.join([module, *arguments])}` failed: see {self.supervisor.logs}/{log}")
 
     def _await(self, name: str, ready: Callable[[], bool], seconds: float = 60) -> None:
         if not wait_until(ready, seconds, pause=0.05):

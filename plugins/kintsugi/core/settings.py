@@ -33,6 +33,7 @@ SPARK_WORKER_UI_PORT = 8081
 SPARK_RPC_SECRET = "spark-rpc"  # noqa: S105
 SPARK_UI_SECRET = "spark-ui"  # noqa: S105
 CASSANDRA_JMX_SECRET = "cassandra-jmx"  # noqa: S105
+PAGE_FORMS_SECRET = "page-forms"  # noqa: S105
 
 BUCKET = "kintsugi"
 KEYSPACE = "trades"

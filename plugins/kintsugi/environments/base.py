@@ -87,6 +87,12 @@ class Platform(Protocol):
     def run(self, name: str, argv: Sequence[str]) -> str:
         """Run a command on the node, without a shell; returns its output. Raises StepFailed if it fails."""
 
+    def renew_host_certificate(self, name: str) -> None:
+        """Let the present authority of SSH certify the node's host key, and its sshd show that; connections stay.
+
+        Raises StepFailed if the node can't be reached; a repetition continues.
+        """
+
     def signal_service(self, name: str, service: str, signal: str) -> None:
         """Let the node's init send a signal ("KILL", "STOP", "CONT") to one of its services."""
 

@@ -171,6 +171,10 @@ class Airflow:
         never = datetime.max.replace(tzinfo=UTC)
         return sorted(tasks, key=lambda task: task.start or never)
 
+    def running_tasks(self) -> list[dict[str, Any]]:
+        """Return the tasks whose process runs now, in the form of Airflow's API: ``dag_id task_id pool``."""
+        return self._pages("/dags/~/dagRuns/~/taskInstances?limit=100&state=running", "task_instances")
+
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str) -> Any:
         """Return what a task of the run pushed under ``key``, as Airflow stores it; None if there is nothing."""
         run = f"/dags/{_quote_segment(dag_id)}/dagRuns/{_quote_segment(run_id)}"

@@ -4,7 +4,9 @@ Clients trust the authority by one ``@cert-authority`` line. So host keys are al
 trusted at once.
 
 The user key is replaced without a stop: every node accepts the next one before it is used (`publish_next_key`,
-`promote_next_key`).
+`promote_next_key`). The authority is, too: clients trust the next one before it signs, and the old one until every node
+has a certificate of the next (`publish_next_host_authority`, `promote_next_host_authority`,
+`drop_old_host_authority`).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 import pwd
 import shlex
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +28,8 @@ from kintsugi.core.fleet import Node
 from kintsugi.core.settings import Settings
 
 _USER, _NEXT_USER = "user", "user-next"
+_AUTHORITY, _NEXT_AUTHORITY = "host_ca", "host_ca-next"
+_TRUSTED = "@cert-authority * "  # how a line of known_hosts begins
 _ACCEPTED_KEYS = 2  # the one that is used, and the next
 OUTPUT_BYTES = 16 * 2**20  # of one command on a node, on each of its two streams
 
@@ -42,11 +47,11 @@ def ssh_user() -> str:
 def ensure_keys(settings: Settings) -> Path:
     """Create user key, host authority and known_hosts if they are missing; returns their directory."""
     with _locked_directory(settings) as directory:
-        _finish_promotion(directory)
-        for name in (_USER, "host_ca"):
+        _finish_promotions(directory)
+        for name in (_USER, _AUTHORITY):
             make_key(directory / name, comment=f"kintsugi-{name}")
-        authority = (directory / "host_ca.pub").read_text()
-        (directory / "known_hosts").write_text(f"@cert-authority * {authority}")
+        if _trust_line(directory, _AUTHORITY) not in _trust_lines(directory):
+            write_private(directory / "known_hosts", _trust_line(directory, _AUTHORITY))
         accepted = directory / "authorized_keys"
         if not accepted.exists():
             write_private(accepted, (directory / f"{_USER}.pub").read_text())
@@ -80,19 +85,70 @@ def is_key_published(settings: Settings) -> bool:
 def promote_next_key(settings: Settings) -> bool:
     """Use the published key from now on; the caller knows that every node accepts it. False if none is published."""
     with _locked_directory(settings) as directory:
-        _finish_promotion(directory)
-        if not (directory / _NEXT_USER).exists():
+        return _promote(directory, _NEXT_USER, _USER)
+
+
+def publish_next_host_authority(settings: Settings) -> None:
+    """Make the authority that signs host keys next, and trust it from now on beside the present one.
+
+    Does nothing if it exists, or while the authority before the present one is still trusted.
+    """
+    ensure_keys(settings)
+    with _locked_directory(settings) as directory:
+        trusted = _trust_lines(directory)
+        if len(trusted) > 1 and not (directory / _NEXT_AUTHORITY).exists():
+            return
+        make_key(directory / _NEXT_AUTHORITY, comment=f"kintsugi-{_AUTHORITY}")
+        following = _trust_line(directory, _NEXT_AUTHORITY)
+        if following not in trusted:
+            write_private(directory / "known_hosts", "".join([*trusted, following]))
+
+
+def promote_next_host_authority(settings: Settings) -> bool:
+    """Let the published authority sign from now on. False if none is published."""
+    with _locked_directory(settings) as directory:
+        return _promote(directory, _NEXT_AUTHORITY, _AUTHORITY)
+
+
+def drop_old_host_authority(settings: Settings) -> bool:
+    """Trust only the authority that signs; the caller knows that every node has a certificate of it.
+
+    Returns False if no other one is trusted, or if the next one doesn't sign yet.
+    """
+    ensure_keys(settings)
+    with _locked_directory(settings) as directory:
+        if len(_trust_lines(directory)) < 2 or (directory / _NEXT_AUTHORITY).exists():
             return False
-        (directory / _NEXT_USER).replace(directory / _USER)
-        _finish_promotion(directory)
+        write_private(directory / "known_hosts", _trust_line(directory, _AUTHORITY))
     return True
 
 
-def _finish_promotion(directory: Path) -> None:
+def _trust_line(directory: Path, name: str) -> str:
+    return _TRUSTED + (directory / f"{name}.pub").read_text()
+
+
+def _trust_lines(directory: Path) -> list[str]:
+    known = directory / "known_hosts"
+    lines = known.read_text().splitlines(keepends=True) if known.exists() else []
+    return [line for line in lines if line.startswith(_TRUSTED)]
+
+
+def _promote(directory: Path, following: str, name: str) -> bool:
+    """Put the key ``following`` in the place of ``name``; False if there is none."""
+    _finish_promotions(directory)
+    if not (directory / following).exists():
+        return False
+    (directory / following).replace(directory / name)
+    _finish_promotions(directory)
+    return True
+
+
+def _finish_promotions(directory: Path) -> None:
     """A process that was killed between the two renames left the new key with the old key's public half."""
-    public = directory / f"{_NEXT_USER}.pub"
-    if public.exists() and not (directory / _NEXT_USER).exists():
-        public.replace(directory / f"{_USER}.pub")
+    for following, name in ((_NEXT_USER, _USER), (_NEXT_AUTHORITY, _AUTHORITY)):
+        public = directory / f"{following}.pub"
+        if public.exists() and not (directory / following).exists():
+            public.replace(directory / f"{name}.pub")
 
 
 @contextmanager
@@ -114,7 +170,7 @@ def make_key(path: Path, comment: str) -> None:
 
 def sign_host_key(settings: Settings, node: Node, key: Path) -> None:
     """Certify ``key``.pub as the host key of ``node``, by address and by name."""
-    authority = key_directory(settings) / "host_ca"
+    authority = key_directory(settings) / _AUTHORITY
     principals = f"{node.address},{node.name}"
     _run_keygen("-s", str(authority), "-I", node.name, "-h", "-n", principals, f"{key}.pub")
 
@@ -127,8 +183,24 @@ def accepts_next_key(settings: Settings, node: Node, timeout: float = 15.0) -> b
         return False
 
 
-def ssh_options(settings: Settings, key: str = _USER) -> list[str]:
-    """Return options of ssh: use only our keys, never ask, and end when the node is silent."""
+def shows_present_authority(settings: Settings, node: Node, timeout: float = 15.0) -> bool:
+    """Whether ``node`` proves itself by the authority that signs now; False also if it can't be reached."""
+    directory = ensure_keys(settings)
+    with tempfile.NamedTemporaryFile("w", dir=directory, prefix=".known_hosts-") as known:
+        known.write(_trust_line(directory, _AUTHORITY))
+        known.flush()
+        command = ssh_command(settings, node, ["true"], known_hosts=known.name)
+        try:
+            return _run_bounded(command, timeout).returncode == 0
+        except (subprocess.TimeoutExpired, _TooMuchOutput):
+            return False
+
+
+def ssh_options(settings: Settings, key: str = _USER, known_hosts: str = "known_hosts") -> list[str]:
+    """Return options of ssh: use only our keys, never ask, and end when the node is silent.
+
+    ``key`` and ``known_hosts``: their files, in the directory of keys.
+    """
     directory = key_directory(settings)
     return [
         "-F", "/dev/null",
@@ -136,7 +208,7 @@ def ssh_options(settings: Settings, key: str = _USER) -> list[str]:
         "-o", "IdentitiesOnly=yes",
         "-o", "BatchMode=yes",
         "-o", "StrictHostKeyChecking=yes",
-        "-o", f"UserKnownHostsFile={directory / 'known_hosts'}",
+        "-o", f"UserKnownHostsFile={directory / known_hosts}",
         "-o", "GlobalKnownHostsFile=/dev/null",
         "-o", "LogLevel=ERROR",
         "-o", "ConnectTimeout=5",
@@ -145,10 +217,12 @@ def ssh_options(settings: Settings, key: str = _USER) -> list[str]:
     ]  # fmt: skip
 
 
-def ssh_command(settings: Settings, node: Node, argv: Sequence[str], key: str = _USER) -> list[str]:
+def ssh_command(
+    settings: Settings, node: Node, argv: Sequence[str], key: str = _USER, known_hosts: str = "known_hosts"
+) -> list[str]:
     """Return the argument list that runs ``argv`` on ``node``; each word is quoted for the shell there."""
-    target = f"{ssh_user()}@{node.address}"
-    return ["ssh", *ssh_options(settings, key), "-p", str(node.ssh_port), target, "--", shlex.join(argv)]
+    options = [*ssh_options(settings, key, known_hosts), "-p", str(node.ssh_port)]
+    return ["ssh", *options, f"{ssh_user()}@{node.address}", "--", shlex.join(argv)]
 
 
 def run_over_ssh(

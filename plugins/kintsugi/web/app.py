@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from kintsugi.core.errors import InputError, KintsugiError
 from kintsugi.core.incident import Incident
-from kintsugi.core.settings import Settings
+from kintsugi.core.settings import PAGE_FORMS_SECRET, Settings
 from kintsugi.db.dashboard import Listing
 from kintsugi.db.store import Store, StoreUnavailable
 from kintsugi.web import actions, archive, incident_view
@@ -205,7 +205,7 @@ async def _from_s3(ask: Callable[..., Any], *arguments: Any) -> Any:
 
 def _add_actions(app: FastAPI, context: WebContext, pages: PageRenderer) -> None:
     reader = Depends(context.gate.reader)
-    tokens = Tokens(context.settings.secret("page-forms"))
+    tokens = Tokens(context.settings.secret(PAGE_FORMS_SECRET))
 
     # Under /deeds the pages that a browser opened before an update still work, for one release.
     @app.get("/actions/{name}", response_class=HTMLResponse)

@@ -10,7 +10,8 @@ from typing import Any
 import jwt
 import pytest
 
-from kintsugi.controlplane.airflow_environment import JWT_SECRET, read_environment
+from kintsugi.controlplane.airflow_environment import read_environment
+from kintsugi.controlplane.airflow_keys import JWT_SECRET
 from kintsugi.controlplane.control_plane import AIRFLOW, TOKEN_FILE, ControlPlane
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.processes import MARKER

@@ -1,4 +1,4 @@
-"""The user key of SSH is accepted by nodes before it is used, and as long as it is."""
+"""The user key of SSH is accepted by nodes before it is used, and as long as it is, and so is the host authority."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from kintsugi.core.settings import Settings
 from kintsugi.infra.ssh import (
     accepts_next_key,
     authorized_keys,
+    drop_old_host_authority,
     ensure_keys,
     key_directory,
+    promote_next_host_authority,
     promote_next_key,
+    publish_next_host_authority,
     publish_next_key,
 )
 from tests.installations import installation
@@ -83,3 +86,55 @@ def test_a_kill_between_the_two_halves_of_a_key_is_repaired(settings: Settings) 
 def test_a_node_that_is_silent_accepts_no_key(settings: Settings) -> None:
     publish_next_key(settings)
     assert not accepts_next_key(settings, settings.fleet.node("kafka-1"))
+
+
+def trusted(settings: Settings) -> str:
+    return (key_directory(settings) / "known_hosts").read_text()
+
+
+def test_an_authority_is_trusted_before_it_signs_and_until_the_caller_drops_it(settings: Settings) -> None:
+    authority = ensure_keys(settings) / "host_ca"
+    for _ in range(2):
+        old = public_half(authority)
+        publish_next_host_authority(settings)
+        assert public_half(authority) == old
+        assert not drop_old_host_authority(settings), "it signs, and nobody has a certificate of the next one"
+        assert promote_next_host_authority(settings)
+        assert public_half(authority) != old
+        assert authority.with_name("host_ca.pub").read_text() == public_half(authority)
+        ensure_keys(settings)
+        for one in (old, public_half(authority)):
+            assert accepts(trusted(settings), one)
+        assert drop_old_host_authority(settings)
+        assert not accepts(trusted(settings), old)
+        assert accepts(trusted(settings), public_half(authority))
+
+
+def test_no_authority_is_made_while_the_old_one_is_still_trusted(settings: Settings) -> None:
+    publish_next_host_authority(settings)
+    promote_next_host_authority(settings)
+    before = trusted(settings)
+    publish_next_host_authority(settings)
+    assert trusted(settings) == before
+    assert not promote_next_host_authority(settings)
+    assert drop_old_host_authority(settings)
+    assert not drop_old_host_authority(settings)
+
+
+@pytest.mark.parametrize("killed_at", ["made", "trusted", "renamed"])
+def test_a_rotation_of_the_authority_can_be_killed_and_repeated(settings: Settings, killed_at: str) -> None:
+    directory = ensure_keys(settings)
+    before, known = public_half(directory / "host_ca"), trusted(settings)
+    publish_next_host_authority(settings)
+    following = public_half(directory / "host_ca-next")
+    if killed_at == "made":
+        (directory / "known_hosts").write_text(known)
+    if killed_at == "renamed":
+        (directory / "host_ca-next").replace(directory / "host_ca")
+    publish_next_host_authority(settings)
+    promote_next_host_authority(settings)
+    assert public_half(directory / "host_ca") == following
+    assert (directory / "host_ca.pub").read_text() == following
+    assert accepts(trusted(settings), before)
+    assert accepts(trusted(settings), following)
+    assert trusted(settings).count("@cert-authority") == 2

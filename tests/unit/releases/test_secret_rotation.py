@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from kintsugi.core.settings import Settings
-from kintsugi.infra.ssh import key_directory, promote_next_key, publish_next_key
+from kintsugi.infra.ssh import (
+    key_directory,
+    promote_next_host_authority,
+    promote_next_key,
+    publish_next_host_authority,
+    publish_next_key,
+)
 from kintsugi.releases import secret_rotation
 from tests.installations import installation
 
@@ -31,3 +37,14 @@ def test_a_repetition_says_that_the_key_was_replaced(settings: Settings) -> None
     publish_next_key(settings)
     assert promote_next_key(settings)
     assert "replaced before" in secret_rotation._replace_ssh_key(settings)
+
+
+def test_the_old_authority_stays_trusted_while_a_node_shows_no_certificate_of_the_new_one(
+    settings: Settings,
+) -> None:
+    publish_next_host_authority(settings)
+    promote_next_host_authority(settings)
+    trusted = (key_directory(settings) / "known_hosts").read_text()
+    told = secret_rotation._replace_host_authority(settings)
+    assert all(node.name in told for node in settings.fleet)
+    assert (key_directory(settings) / "known_hosts").read_text() == trusted

@@ -199,6 +199,21 @@ def _write_keys(settings: Settings, node: Node, root: Path) -> None:
     node_files.write_file(root, "etc/ssh/authorized_keys", authorized_keys(settings), 0o600)
 
 
+def renew_host_certificate(settings: Settings, node: Node) -> None:
+    """Give the host key of ``node`` a certificate of the authority that signs now; its sshd reads it when it starts.
+
+    The key stays: it never leaves the node. Raises NodeFileRefused if the node has put anything else in its place, and
+    StepFailed if its public half is no key.
+    """
+    root, shared = settings.node_root(node.name), ensure_keys(settings)
+    with tempfile.TemporaryDirectory(dir=shared) as private:
+        key = Path(private, "host_key")
+        key.with_suffix(".pub").write_bytes(node_files.read_from(root, "etc/ssh/host_key.pub", 0))
+        sign_host_key(settings, node, key)
+        certificate = Path(private, "host_key-cert.pub").read_bytes()
+    node_files.write_file(root, "etc/ssh/host_key-cert.pub", certificate)
+
+
 def _check_socket_path(root: Path) -> None:
     if len(str(root)) > _SOCKET_PATH_LIMIT - len("/run/supervisor.sock") or " " in str(root):
         raise PreflightError(

@@ -11,7 +11,7 @@ from kintsugi.core.errors import KintsugiError, NewIncarnation, StepFailed
 from kintsugi.core.observation import ServiceProcess
 from kintsugi.core.settings import Settings
 from kintsugi.environments.base import require_incarnation
-from kintsugi.environments.local import node, node_disk, node_process
+from kintsugi.environments.local import node, node_config, node_disk, node_process
 from kintsugi.environments.local.node import destroy_node
 from kintsugi.environments.local.node_process import names_on_disk
 from kintsugi.infra import ssh
@@ -92,6 +92,12 @@ class LocalPlatform:
             reason = (done.stderr or done.stdout).strip()[-REASON_LENGTH:]
             raise StepFailed(f"{name}: {argv[0]} ended with status {done.returncode}: {reason}")
         return done.stdout
+
+    def renew_host_certificate(self, name: str) -> None:
+        node_config.renew_host_certificate(self.settings, self.settings.fleet.node(name))
+        self.signal_service(
+            name, "sshd", "HUP"
+        )  # from OpenSSH 9.8 on, it reads its files only when it starts
 
     def signal_service(self, name: str, service: str, signal: str) -> None:
         etc = self.settings.node_root(name) / "etc"

@@ -15,8 +15,9 @@ from kintsugi.core.fleet import Role
 from kintsugi.core.settings import Settings
 from kintsugi.environments.docker import node as containers
 from kintsugi.environments.local import node as nodes
-from kintsugi.environments.local.node_config import write_configuration
+from kintsugi.environments.local.node_config import renew_host_certificate, write_configuration
 from kintsugi.environments.local.node_isolation import Isolation, choose_isolation
+from kintsugi.environments.node_files import NodeFileRefused
 from kintsugi.infra import docker_engine, ssh
 from kintsugi.installation.recreate_cluster import holds_data
 from tests.installations import installation, open_directory
@@ -89,6 +90,29 @@ def test_a_directory_exchanged_for_a_link_is_refused(settings: Settings, folder:
     with pytest.raises(StepFailed, match=folder):
         configure(settings)
     assert secrets_of(settings) == before
+
+
+@pytest.mark.parametrize("put", [link, hard_link])
+def test_a_link_as_host_key_is_not_certified(
+    settings: Settings, put: Callable[[Settings, Path], None]
+) -> None:
+    root = configure(settings)
+    put(settings, root / "etc/ssh/host_key.pub")
+    before = secrets_of(settings)
+    with pytest.raises(NodeFileRefused):
+        renew_host_certificate(settings, settings.fleet.node(NAME))
+    assert secrets_of(settings) == before
+
+
+def test_a_host_key_that_is_no_key_is_refused_and_nothing_of_it_is_kept(settings: Settings) -> None:
+    root = configure(settings)
+    certificate = (root / "etc/ssh/host_key-cert.pub").read_bytes()
+    (root / "etc/ssh/host_key.pub").write_text("no key")
+    before = secrets_of(settings)
+    with pytest.raises(StepFailed):
+        renew_host_certificate(settings, settings.fleet.node(NAME))
+    assert secrets_of(settings) == before
+    assert (root / "etc/ssh/host_key-cert.pub").read_bytes() == certificate
 
 
 def boot_failure(settings: Settings) -> str:
