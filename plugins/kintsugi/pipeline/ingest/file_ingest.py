@@ -229,7 +229,7 @@ class _FileIngest:
             part = chunk.messages[start : start + PART_MESSAGES]
             # Synthetic trades don't wait: otherwise a repair that waits for one would wait for the whole backlog.
             if self._control is not None and not is_synthetic(self._source.key):
-                self._control.admit(self._source.key, len(part), self._after_chunk)
+                self._control.admit(self._source.key, len(part), self._after_chunk, self._kafka.flush)
             for message in part:
                 if pace is not None:
                     pace(message.ts)

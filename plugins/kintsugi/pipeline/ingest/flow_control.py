@@ -71,13 +71,19 @@ class FlowControl:
         self._room = 0
         self._read_at = float("-inf")
 
-    def admit(self, key: str, messages: int, meanwhile: Callable[[], None] | None = None) -> None:
+    def admit(
+        self, key: str, messages: int, meanwhile: Callable[[], None] | None = None,
+        flush: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
         """Wait until ``messages`` more messages of the file ``key`` may be sent.
 
         When nothing waits for the stream, any number is admitted: a part larger than the limit would wait forever.
-        ``meanwhile`` is called repeatedly while it waits.
+        ``meanwhile`` is called repeatedly while it waits. ``flush`` is called before the backlog is read, because Kafka
+        doesn't count what it has not acknowledged yet.
         """
         if self._room < messages or self._clock() - self._read_at > RENEW_S:
+            if flush is not None:
+                flush()
             self._await_room(key, messages, meanwhile)
         self._room -= messages
 

@@ -116,3 +116,12 @@ def test_the_place_of_a_files_messages_is_noted(ranges: dict[int, tuple[int, int
     scene = Scene(0)
     scene.control.note_sent(FILE, "r", ranges)
     assert scene.ranges == ([(FILE.key, FILE.etag, "r", ranges)] if ranges else [])
+
+
+def test_what_kafka_has_not_acknowledged_is_flushed_before_each_reading_of_the_backlog() -> None:
+    """Else Kafka doesn't count it: one ingest went 5,000 messages beyond the limit."""
+    scene = Scene(0)
+    reads_at_flush: list[int] = []
+    for _ in range(LAG_MESSAGES // 5_000 + 1):
+        scene.control.admit("f", 5_000, scene.look, lambda: reads_at_flush.append(scene.reads))
+    assert (reads_at_flush, scene.reads) == ([0, 1], 2)
