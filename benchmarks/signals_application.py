@@ -28,11 +28,11 @@ from pyspark.sql import SparkSession
 
 from kintsugi.pipeline.row_parser import NEW_YORK, Rejection, parse_trade
 from kintsugi.pipeline.stream.baselines import BUCKET_VALUES, STATISTICS, newest_before
-from kintsugi.pipeline.stream.batch_columns import RETURNED_NAMES, days_of
+from kintsugi.pipeline.stream.batch_columns import RETURNED_NAMES
 from kintsugi.pipeline.stream.derived_tables import DerivedTables
 from kintsugi.pipeline.stream.flow_windows import AGGRESSOR, IMBALANCE, WINDOW_MS
 from kintsugi.pipeline.stream.in_memory_repository import InMemoryRepository
-from kintsugi.pipeline.stream.signals import HIGH_VOLUME, IV_JUMP, with_scores
+from kintsugi.pipeline.stream.signals import HIGH_VOLUME, IV_JUMP, days_of, with_scores
 from kintsugi.sampledata import injected_behaviour
 from kintsugi.sampledata.generator import GeneratedDay, generate_day
 from kintsugi.sampledata.injected_behaviour import Behaviour

@@ -51,14 +51,13 @@ from kintsugi.pipeline.schema import TRADE_COLUMNS, VERSION_COLUMN, migrate_tabl
 from kintsugi.pipeline.stream.baselines import BaselineCache
 from kintsugi.pipeline.stream.batch_columns import RETURNED as TRADES_RETURNED
 from kintsugi.pipeline.stream.batch_columns import RETURNED_NAMES as TRADE_NAMES
-from kintsugi.pipeline.stream.batch_columns import days_of
 from kintsugi.pipeline.stream.cassandra_repository import CassandraRepository
 from kintsugi.pipeline.stream.cassandra_sink import arrow_sink
 from kintsugi.pipeline.stream.columns import delta_bin, expiry_bin, is_cancel, match_key, premium, side
 from kintsugi.pipeline.stream.derived_tables import DerivedTables
 from kintsugi.pipeline.stream.driver_reports import StreamLetters
 from kintsugi.pipeline.stream.message_check import RAW_BYTES, find_problem
-from kintsugi.pipeline.stream.signals import with_scores
+from kintsugi.pipeline.stream.signals import days_of, with_scores
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch

@@ -12,11 +12,10 @@ import orjson
 from kintsugi.pipeline.schema import TRADE_COLUMNS, VERSION_COLUMN
 from kintsugi.pipeline.stream import cql_values, message_check
 from kintsugi.pipeline.stream.baselines import newest_before
-from kintsugi.pipeline.stream.batch_columns import days_of
 from kintsugi.pipeline.stream.cassandra_sink import trades_of
 from kintsugi.pipeline.stream.derived_tables import DerivedTables
 from kintsugi.pipeline.stream.in_memory_repository import InMemoryRepository
-from kintsugi.pipeline.stream.signals import with_scores
+from kintsugi.pipeline.stream.signals import days_of, with_scores
 from kintsugi.pipeline.trade_identity import SYNTHETIC_SYMBOL
 from spark_apps import stream_trades
 from tests.unit.pipeline.test_row_parser import LINE, changed, trade

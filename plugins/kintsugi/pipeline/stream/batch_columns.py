@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from kintsugi.pipeline.stream.derived_records import Cancel, Day, MatchColumns
+from kintsugi.pipeline.stream.derived_records import Cancel, MatchColumns
 from kintsugi.pipeline.stream.derived_table_keys import Row, Scores
 from kintsugi.pipeline.trade_identity import SYNTHETIC_SYMBOL
 
@@ -35,13 +35,6 @@ DERIVING = (
 RETURNED_NAMES, DERIVING_NAMES = (
     tuple(column.split()[0] for column in columns.split(", ")) for columns in (RETURNED, DERIVING)
 )
-
-
-def days_of(batch: ArrowTable) -> set[Day]:
-    """Return the symbols and days of a batch."""
-    names = ["symbol", "trade_date"]
-    days = batch.select(names).group_by(names).aggregate([])
-    return set(zip(days.column("symbol").to_pylist(), days.column("trade_date").to_pylist(), strict=True))
 
 
 def special_rows(batch: ArrowTable) -> list[dict[str, Any]]:

@@ -26,7 +26,6 @@ from kintsugi.core.errors import GuardRefused
 from kintsugi.pipeline.row_parser import SLOT_MINUTES
 from kintsugi.pipeline.stream import late_trades
 from kintsugi.pipeline.stream.batch_columns import (
-    days_of,
     read_cancel,
     scores_by_signal,
     special_rows,
@@ -154,10 +153,13 @@ class DerivedTables:
         special = special_rows(batch)
         summary, changes = Summary(trades=batch.num_rows), Changes()
         self._recent.add(batch)
-        self._load_days(days_of(batch))
+        windows = {trades.key: trades for trades in group_by_window(batch)}
+        self._load_days(
+            {key.day for key in windows} | {(row["symbol"], row["trade_date"]) for row in special}
+        )
         summary.late, late_rows = self._late.count(batch)
         changes.dependent += late_rows
-        sorted_batch = self._sort(batch, special)
+        sorted_batch = self._sort(windows, special)
         self._load_windows(sorted_batch.windows)
         for trades in sorted_batch.windows.values():
             self._put_batch(trades)
@@ -215,10 +217,10 @@ class DerivedTables:
         else:
             self._put(trades.key, ((identity, *version) for identity, version in trades.versions.items()))
 
-    def _sort(self, batch: ArrowTable, special: list[dict[str, Any]]) -> _SortedBatch:
+    def _sort(self, windows: dict[WindowKey, WindowTrades], special: list[dict[str, Any]]) -> _SortedBatch:
         """Return the batch's trades by window, the groups of cancels it may change, and its trades that have scores."""
-        result = _SortedBatch({trades.key: trades for trades in group_by_window(batch)})
-        for key, trades in result.windows.items():
+        result = _SortedBatch(windows)
+        for key, trades in windows.items():
             day, state = key.day, self._days[key.day]
             latest = state.last_cancel_ts
             for match, ts in zip(trades.matches, trades.times, strict=True):

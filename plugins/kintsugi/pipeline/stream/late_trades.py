@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kintsugi.pipeline.stream.derived_table_keys import LATE_TRADES, Put
-from kintsugi.pipeline.stream.flow_windows import WINDOW_MS
+from kintsugi.pipeline.stream.flow_windows import WINDOW_MS, window_start
 from kintsugi.pipeline.trade_identity import SYNTHETIC_SYMBOL
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class LateTradeCounter:
         if not times.size:
             return Counter()
         newest_ts, newest_date = self.newest.get(partition, (0, ""))
-        is_late = times - times % WINDOW_MS + WINDOW_MS <= newest_ts - ALLOWED_LATENESS_MS
+        is_late = window_start(times) + WINDOW_MS <= newest_ts - ALLOWED_LATENESS_MS
         latest = int(times.argmax())
         if times[latest] > newest_ts:
             self.newest[partition] = (int(times[latest]), dates[latest])

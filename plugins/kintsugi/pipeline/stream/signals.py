@@ -31,11 +31,18 @@ MIN_LOG_STDDEV = 1e-9
 USUAL = ("volume_mean", "volume_stddev", "iv_median", "iv_stddev")
 
 
+def days_of(batch: Table) -> set[Day]:
+    """Return the symbols and days of a batch."""
+    names = ["symbol", "trade_date"]
+    days = batch.select(names).group_by(names).aggregate([])
+    return set(zip(days.column("symbol").to_pylist(), days.column("trade_date").to_pylist(), strict=True))
+
+
 def with_scores(batch: Table, baselines: Mapping[Day, Buckets | None]) -> Table:
     """Add ``high_volume`` and ``iv_jump`` (null for a trade that doesn't signal), and ``usual_<statistic>`` of USUAL.
 
     ``batch``: stored trades (columns `batch_columns.RETURNED`). ``baselines``: the buckets of each symbol and day among
-    them (`batch_columns.days_of`); None without a baseline. Every trade is returned once.
+    them (`days_of`); None without a baseline. Every trade is returned once.
     """
     import pyarrow as pa
 

@@ -15,9 +15,9 @@ from kintsugi.pipeline.stream.flow_windows import (
     PRICE_UNIT,
     SHARES,
     SIGN,
-    WINDOW_MS,
     Sums,
     WindowFlow,
+    window_start,
 )
 from kintsugi.pipeline.trade_identity import SYNTHETIC_SYMBOL
 
@@ -52,13 +52,13 @@ class WindowTrades:
 
 def group_by_window(batch: Table) -> Iterator[WindowTrades]:
     """Yield the trades of a batch (columns `batch_columns.DERIVING`) by window."""
-    values = {name: np.asarray(batch.column(name)) for name in _COLUMNS}
+    values: dict[str, Any] = {name: np.asarray(batch.column(name)) for name in _COLUMNS}
     values |= {f"{name}_code": _encode(batch.column(name)) for name in ("symbol", "trade_date")}
     counts = ~values["canceled"].astype(bool) & (values["symbol"] != SYNTHETIC_SYMBOL)
     if not counts.any():
         return
     values = {name: array[counts] for name, array in values.items()}
-    values["window"] = values["ts"] - values["ts"] % WINDOW_MS
+    values["window"] = window_start(values["ts"])
     order, bounds = _group_bounds(
         [values[name] for name in ("symbol_code", "trade_date_code", "slot", "window")]
     )

@@ -12,7 +12,7 @@ import pytest
 
 from kintsugi.pipeline.stream import signals
 from kintsugi.pipeline.stream.baselines import Buckets, buckets_from_rows
-from kintsugi.pipeline.stream.batch_columns import RETURNED, days_of
+from kintsugi.pipeline.stream.batch_columns import RETURNED
 from kintsugi.pipeline.stream.derived_records import Day
 from kintsugi.pipeline.trade_identity import SYNTHETIC_SYMBOL
 from tests.unit.pipeline.stream.test_derived_tables import TYPES
@@ -127,7 +127,7 @@ def test_every_trade_comes_out_once_with_what_is_usual_on_its_own_day() -> None:
         ("AAPL", "2018-01-09"): buckets_from_rows([(*BUCKET, 30, 7.0, *KNOWN[2:])]),
         ("MSFT", "2018-01-08"): None,
     }
-    assert days_of(table) == set(baselines)
+    assert signals.days_of(table) == set(baselines)
     found = signals.with_scores(table, baselines)
     assert found.column("usual_volume_mean").to_pylist() == [150.0, 7.0, None, 150.0]
     assert signals.with_scores(table.slice(0, 0), {}).num_rows == 0
