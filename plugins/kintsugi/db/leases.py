@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -99,6 +101,15 @@ class Leases(Database):
                 " WHERE node = %s AND token = %s",
                 (node, token),
             )
+
+    @contextmanager
+    def hold_lease(self, node: str, holder: str, ttl_s: float) -> Iterator[Lease]:
+        """Hold the lease on ``node`` under a fresh token during the block. Raises LeaseHeld before it."""
+        lease = self.acquire_lease(node, holder, ttl_s, fresh_token=True)
+        try:
+            yield lease
+        finally:
+            self.release_lease(node, lease.token)
 
     @retry_if_lost
     def give_back(self, node: str, holder: str) -> None:

@@ -119,15 +119,12 @@ def write_files(context: Context, node: str, holder: str) -> str | None:
 
     Raises LeaseHeld if another run than ``holder`` changes the node.
     """
-    lease = context.store.acquire_lease(node, holder, LEASE_S, fresh_token=True)
-    try:
+    with context.store.hold_lease(node, holder, LEASE_S) as lease:
         digest = assignment.digest_to_configure_from(context.store, node)
         context.store.check_lease(node, lease.token)
         _ansible_of(context, digest).run(
             "site.yml", limit=node, extra_vars=stream_driver.driver_variables(context), timeout_s=CHECK_S
         )
-    finally:
-        context.store.release_lease(node, lease.token)
     return digest
 
 

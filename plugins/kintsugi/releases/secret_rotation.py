@@ -114,16 +114,13 @@ def certify_hosts(context: Context, holder: str) -> str:
     for node in context.fleet:
         if shows_present_authority(settings, node):
             continue
-        lease = context.store.acquire_lease(node.name, holder, _LEASE_S, fresh_token=True)
-        try:
+        with context.store.hold_lease(node.name, holder, _LEASE_S):
             context.platform().renew_host_certificate(node.name)
             if not wait_until(partial(shows_present_authority, settings, node), _SSHD_S):
                 raise StepFailed(
                     f"{node.name} doesn't show its new host certificate after {_SSHD_S:.0f} s: read sshd.log of that "
                     "node, then clear this task. The old one is still trusted"
                 )
-        finally:
-            context.store.release_lease(node.name, lease.token)
         certified.append(node.name)
     return f"new host certificates: {', '.join(certified) or 'none, every node has one'}"
 
