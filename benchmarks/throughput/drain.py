@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -21,9 +20,9 @@ from benchmarks.throughput.stored import Expected
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.s3_keys import S3Purpose
-from kintsugi.core.settings import TOPIC
 from kintsugi.db.ingest_ledger import IngestLedger
-from kintsugi.pipeline.consumer_offsets import group_consumer
+from kintsugi.pipeline.consumer_offsets import StartPosition
+from kintsugi.pipeline.stream_lag import read_lag
 
 if TYPE_CHECKING:
     from kafka import KafkaProducer
@@ -111,13 +110,7 @@ def _wait_until_stored(meter: StreamMeter, start: StreamReading, count: int) -> 
 
 
 def _end_offsets(bench: Bench) -> str:
-    from kafka import TopicPartition
-
-    consumer = group_consumer(bench.bootstrap)
-    try:
-        places = [TopicPartition(TOPIC, number) for number in consumer.partitions_for_topic(TOPIC) or ()]
-        return json.dumps(
-            {TOPIC: {str(place.partition): end for place, end in consumer.end_offsets(places).items()}}
-        )
-    finally:
-        consumer.close()
+    lag = read_lag(bench.bootstrap)
+    if lag is None:
+        raise StepFailed("Kafka doesn't report the ends of the topic; look at the brokers in `make status`")
+    return StartPosition(lag.end).to_spark()

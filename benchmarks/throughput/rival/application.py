@@ -31,7 +31,6 @@ MESSAGE = (
     "canceled_condition int, bid double, ask double, iv double, delta double, underlying_bid double, "
     "underlying_ask double, exchanges int"
 )
-_TYPES = {"bigint": "bigint", "int": "int", "smallint": "smallint", "double": "double", "boolean": "boolean"}
 
 
 def decode_trades(messages: DataFrame, columns: list[tuple[str, str]]) -> DataFrame:
@@ -60,7 +59,7 @@ def _as_cassandra_type(value: Column, kind: str) -> Column:
         return F.timestamp_millis(value)
     if kind == "blob":
         return F.unhex(value)
-    return value.cast(_TYPES[kind])
+    return value.cast(kind)  # Spark has the same name for it
 
 
 def drain_topic(spark: SparkSession, drain: dict[str, Any]) -> list[tuple[str, int, int]]:

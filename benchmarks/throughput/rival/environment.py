@@ -74,21 +74,17 @@ def installer_variables(environment: Mapping[str, str], *, system_certificates: 
 def _install_python(folder: Path) -> None:
     uv = str(Path(sys.executable).with_name("uv"))
     _run_installer([uv, "venv", "--quiet", "--python", sys.executable, str(folder)])
-    _run_installer(
-        [
-            *(
-                uv,
-                "pip",
-                "install",
-                "--quiet",
-                "--python",
-                str(folder / "bin" / "python"),
-                "--require-hashes",
-            ),
-            # pyspark comes as source only; what builds it is locked in the same file.
-            *("--build-constraints", str(REQUIREMENTS), "-r", str(REQUIREMENTS)),
-        ]
-    )
+    install = [
+        uv,
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        str(folder / "bin" / "python"),
+        "--require-hashes",
+    ]
+    # pyspark comes as source only; what builds it is locked in the same file.
+    _run_installer([*install, "--build-constraints", str(REQUIREMENTS), "-r", str(REQUIREMENTS)])
 
 
 def _run_installer(command: list[str]) -> None:

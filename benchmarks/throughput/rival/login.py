@@ -6,13 +6,13 @@ So passwords stand in ``spark-defaults.conf`` of a directory that ``SPARK_CONF_D
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kintsugi.core.certificates import Login, Principal, client_certificate, has_authority, trust_file
 from kintsugi.core.client_tls import current_login
+from kintsugi.core.files import write_private
 from kintsugi.core.settings import Settings
 
 DEFAULTS = "spark-defaults.conf"
@@ -45,7 +45,7 @@ def write_configuration(
         certificate = client_certificate(settings, Principal.RECOVERY).read_bytes()
         _write_stores(folder, certificate, trust_file(settings).read_bytes(), password.encode())
         configuration |= tls_configuration(folder, current_login(Principal.RECOVERY), password)
-    _write_private(folder / DEFAULTS, format_properties(configuration).encode())
+    write_private(folder / DEFAULTS, format_properties(configuration))
 
 
 def spark_configuration(
@@ -100,7 +100,7 @@ def _write_stores(folder: Path, certificate: bytes, trusted: bytes, password: by
     encryption = BestAvailableEncryption(password)
     own, *others = x509.load_pem_x509_certificates(certificate)
     key = load_pem_private_key(certificate, None)
-    _write_private(
+    write_private(
         folder / KEY_STORE,
         pkcs12.serialize_key_and_certificates(b"rival", key, own, others, encryption),  # type: ignore[arg-type]
     )
@@ -108,9 +108,4 @@ def _write_stores(folder: Path, certificate: bytes, trusted: bytes, password: by
         pkcs12.PKCS12Certificate(one, f"authority-{number}".encode())
         for number, one in enumerate(x509.load_pem_x509_certificates(trusted))
     ]
-    _write_private(folder / TRUST_STORE, pkcs12.serialize_java_truststore(authorities, encryption))
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
+    write_private(folder / TRUST_STORE, pkcs12.serialize_java_truststore(authorities, encryption))

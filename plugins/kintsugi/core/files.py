@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_private(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` with mode 0600, atomically: a reader sees the old file or the new one."""
+def write_private(path: Path, content: str | bytes) -> None:
+    """Write ``content`` to ``path`` with mode 0600, atomically: a reader sees the old file or the new one."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
     fresh.replace(path)
 
 
