@@ -9,11 +9,10 @@ import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import NoReturn
 
 from kintsugi.core.dag_ids import DRIFT_DAG
 from kintsugi.core.errors import GuardRefused, KintsugiError
-from kintsugi.core.fleet import REPOSITORY, Role
+from kintsugi.core.fleet import Role
 from kintsugi.core.settings import Settings
 from kintsugi.installation.command_line import (
     add_command,
@@ -24,44 +23,14 @@ from kintsugi.installation.command_line import (
     print_new_name,
     run_command,
 )
-
-RENAMED = {"form-anew": "recreate-cluster", "form_anew": "recreate-cluster"}
-"""Commands that had another name in the last release."""
-MOVED = {
-    "bench": "bench",
-    "calm": "false-positive-test",
-    "chaos-campaign": "chaos-campaign",
-    "chaos_campaign": "chaos-campaign",
-    "demo": "demo",
-    "faults": "fault-matrix",
-    "mttr": "mttr",
-    "release-trials": "release-trials",
-    "rounds": "sequential-recovery",
-    "signals": "signals",
-    "soak": "soak-kill",
-    "stall-test": "stall-test",
-    "stall_test": "stall-test",
-    "walk": "crash-test",
-}
-"""Commands of the last release that are commands of `benchmarks/` now."""
+from kintsugi.installation.former_commands import RENAMED, run_moved_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit code 0: done; 1: it failed, and said why in a line on stderr; 2: wrong usage."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words[:2] == ["release", "trials"]:
-        words[:2] = ["release-trials"]
-    if words and words[0] in MOVED:
-        run_benchmark(MOVED[words[0]], words)
+    run_moved_command(words)
     return run_command(_parser().parse_args(current_words("kintsugi", words, RENAMED)))
-
-
-def run_benchmark(command: str, words: Sequence[str]) -> NoReturn:
-    """Become `python -m benchmarks`, which stands beside the product, for a command that was one of this program."""
-    print_new_name(f"kintsugi {words[0]}", f"python -m benchmarks {command}")
-    path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
-    arguments = [sys.executable, "-m", "benchmarks", command, *words[1:]]
-    os.execve(sys.executable, arguments, {**os.environ, "PYTHONPATH": path})  # noqa: S606 - no shell is wanted
 
 
 def up(options: argparse.Namespace, settings: Settings) -> int:

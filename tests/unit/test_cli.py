@@ -14,6 +14,7 @@ from moto import mock_aws
 from kintsugi import cli
 from kintsugi.core.fleet import REPOSITORY
 from kintsugi.db.patience import NONE, be_patient
+from kintsugi.installation.former_commands import MOVED, RENAMED
 from tests.installations import installation
 
 HEAVY = (
@@ -188,15 +189,15 @@ def test_an_old_command_of_the_benchmarks_says_its_new_name_and_runs(words: list
     assert done.stdout.startswith(f"usage: python -m benchmarks {command} ")
 
 
-@pytest.mark.parametrize("old", cli.RENAMED)
+@pytest.mark.parametrize("old", RENAMED)
 def test_an_old_command_says_its_new_name_and_runs(old: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main([old, "--help"])
     assert ended.value.code == 0
     said = capsys.readouterr()
     assert said.err.count("\n") == 1
-    assert f"`kintsugi {cli.RENAMED[old]}`" in said.err
-    assert said.out.startswith(f"usage: kintsugi {cli.RENAMED[old]} ")
+    assert f"`kintsugi {RENAMED[old]}`" in said.err
+    assert said.out.startswith(f"usage: kintsugi {RENAMED[old]} ")
 
 
 @pytest.mark.parametrize(
@@ -236,4 +237,4 @@ def test_help_lists_current_names_only(capsys: pytest.CaptureFixture[str]) -> No
         cli.main(["--help"])
     listed = re.findall(r"^    (\S+)", capsys.readouterr().out, re.MULTILINE)
     assert {"up", "chaos-stop", "recreate-cluster"} <= set(listed)
-    assert not {"chaos", *cli.RENAMED, *cli.MOVED}.intersection(listed)
+    assert not {"chaos", *RENAMED, *MOVED}.intersection(listed)

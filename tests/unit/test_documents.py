@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import main as benchmarks_main
-from kintsugi.cli import MOVED, RENAMED, main
+from kintsugi.cli import main
 from kintsugi.core.fleet import REPOSITORY
+from kintsugi.installation.former_commands import MOVED, RENAMED
 
 SKIPPED = {".venv", "build", "node_modules", ".git", ".terraform"}
 PAGES = sorted(

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks import __main__ as command_line
-from kintsugi.cli import MOVED
 from kintsugi.core.fleet import REPOSITORY
 from kintsugi.db.patience import NONE, be_patient
+from kintsugi.installation.former_commands import MOVED
 
 
 @pytest.fixture(autouse=True)
