@@ -278,9 +278,8 @@ def _build_parser() -> argparse.ArgumentParser:
     restored.add_argument(
         "--node", default=benchmarks.restore_drill.NODE, help="node to switch off; default: %(default)s"
     )
-    for reported in (
-        *(told_whole, all_nodes, table, campaign, stalled, repaired, walked, calmed, rotated, restored),
-    ):
+    reporting = (told_whole, all_nodes, table, campaign, stalled, repaired, walked, calmed, rotated, restored)
+    for reported in reporting:
         reported.add_argument("--report", type=Path, help="default: build/<command>.json")
     return parser
 

@@ -199,9 +199,8 @@ class RestoreDrill:
     def recover_node(self, lost: float) -> None:
         """Switch the node off, and wait until the new control plane has recovered it; raises StepFailed."""
         context = Context.from_environment()
-        switch.resume_chaos(
-            context.store, user=current_actor()
-        )  # a restore stops it; nobody had stopped it before
+        # A restore stops it; nobody had stopped it before.
+        switch.resume_chaos(context.store, user=current_actor())
         allowed = allow_fault(context, "power_off", [self.node], run="restore-drill")
         with allowed.inject_fault() as t0, tail_journal(context, t0, self.console):
             self.note_seconds("fault", lost, f"{self.node} is switched off")

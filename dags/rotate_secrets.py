@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, CronTriggerTimetable, Param, task
@@ -37,6 +38,11 @@ Clear the task when the node is healthy.
 **`finish` failed?** A client still uses an old login; the log names both. Restart the client, then clear the task.
 """
 
+# A node that is busy or away is asked again.
+AT_NODES: dict[str, Any] = {
+    "retries": 3, "retry_delay": timedelta(seconds=30), "execution_timeout": timedelta(minutes=15),
+}  # fmt: skip
+
 with DAG(
     dag_id="rotate_secrets",
     description="Renew certificates and passwords, and roll them out node by node",
@@ -68,12 +74,7 @@ with DAG(
         print(renew_secrets(ours.settings, authority=bool(context["params"]["authority"])))  # type: ignore[index]
         return digest
 
-    @task(
-        task_id="hand_out",
-        retries=3,
-        retry_delay=timedelta(seconds=30),
-        execution_timeout=timedelta(minutes=15),
-    )
+    @task(task_id="hand_out", **AT_NODES)
     def hand_out(**context: object) -> str:
         """Give the new secrets to Spark's nodes, without a restart; returns a sentence."""
         from kintsugi.operations.context import Context
@@ -81,12 +82,7 @@ with DAG(
 
         return hand_out_secrets(Context.from_environment(), holder_of(context["dag_run"]))
 
-    @task(
-        task_id="certify_hosts",
-        retries=3,
-        retry_delay=timedelta(seconds=30),
-        execution_timeout=timedelta(minutes=15),
-    )
+    @task(task_id="certify_hosts", **AT_NODES)
     def certify_hosts(**context: object) -> str:
         """Give each node a host certificate of the next authority of SSH; returns a sentence."""
         from kintsugi.operations.context import Context

@@ -171,7 +171,8 @@ class ControlPlane:
         """Whether a component of Airflow runs, healthy or not. Raises StepFailed if the supervisor is down."""
         if not self.supervisor.answers():
             raise StepFailed("the control plane does not run: run `make up`")
-        return any(self.status()[name]["state"] in ("STARTING", "RUNNING", "BACKOFF") for name in AIRFLOW)
+        status = self.status()
+        return any(status[name]["state"] in ("STARTING", "RUNNING", "BACKOFF") for name in AIRFLOW)
 
     def start_airflow_again(self) -> None:
         """Start Airflow and the watchdog after `stop_airflow`, with the present keys and otherwise as they were.

@@ -95,9 +95,8 @@ class LocalPlatform:
 
     def renew_host_certificate(self, name: str) -> None:
         node_config.renew_host_certificate(self.settings, self.settings.fleet.node(name))
-        self.signal_service(
-            name, "sshd", "HUP"
-        )  # from OpenSSH 9.8 on, it reads its files only when it starts
+        # From OpenSSH 9.8 on, it reads its files only when it starts.
+        self.signal_service(name, "sshd", "HUP")
 
     def signal_service(self, name: str, service: str, signal: str) -> None:
         etc = self.settings.node_root(name) / "etc"
