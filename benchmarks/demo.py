@@ -1,4 +1,4 @@
-"""``make demo``: from nothing to a running pipeline, two recovered servers and the reconciliation, on one screen."""
+"""``make demo``: from nothing to a running pipeline, two recovered nodes and the reconciliation, on one screen."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def plan_pauses(fleet: Fleet, seed: int) -> Iterator[Pause]:
 
 
 def select_repairs(incidents: Sequence[Incident]) -> list[Incident]:
-    """Return the incidents in which a server was acted upon."""
+    """Return the incidents in which a node was acted upon."""
     return [one for one in incidents if one.acted]
 
 
@@ -119,7 +119,7 @@ def inject_pauses(context: Context, seed: int, seconds: float) -> Iterator[Pause
 
 
 def progress_document(context: Context, began: datetime) -> dict[str, Any]:
-    """Return the time passed, the incidents since the beginning, and those in which a server was acted upon."""
+    """Return the time passed, the incidents since the beginning, and those in which a node was acted upon."""
     incidents = [one for one in context.store.read_incidents(1000) if one.detected_at >= began]
     return {
         "minutes": round((datetime.now(UTC) - began).total_seconds() / 60, 1),

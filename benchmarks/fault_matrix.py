@@ -100,7 +100,7 @@ WORKERS = tuple(name for name in FLEET if name.startswith("spark-worker"))
 def _without_action(
     fault: str, *groups: tuple[str, ...], pages: ExpectedPages = ExpectedPages.NONE
 ) -> list[Scenario]:
-    """Return scenarios in which no server may be acted upon; a group of several nodes fails at once."""
+    """Return scenarios in which no node may be acted upon; a group of several nodes fails at once."""
     waives = {group: BEYOND_SPARE if len(group) > 1 else frozenset[Guard]() for group in groups}
     return [
         Scenario(fault, group, ANY, incident=False, pages=pages, waives=waives[group]) for group in groups

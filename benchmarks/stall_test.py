@@ -1,6 +1,6 @@
 """``make stall-test``: stall every service of a role, and of the whole fleet, for 6, 12, 17, 24 and 60 seconds.
 
-A stall that many servers share is caused by storage or the host, and ends by itself. All but the longest must end
+A stall that many nodes share is caused by storage or the host, and ends by itself. All but the longest must end
 without a kill. After the longest the services may have been restarted, and all must serve again. The report is written
 after each stall. The same command continues a test that was killed.
 """

@@ -1,4 +1,4 @@
-"""Kill a random server at night and report whether it recovered. Paused until a user unpauses it."""
+"""Kill a random node at night and report whether it recovered. Paused until a user unpauses it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ with DAG(
             default=True,
             type="boolean",
             title="Lose the disk too",
-            description="The server's disk is lost with the server",
+            description="The node's disk is lost with the node",
         ),
     },
 ) as dag:

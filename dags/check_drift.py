@@ -1,4 +1,4 @@
-"""Compare the files of each server with its release every hour; restore them on request."""
+"""Compare the files of each node with its release every hour; restore them on request."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from kintsugi.core.dag_ids import holder_of
 RUNBOOK = """
 ### Drift
 
-Compares the files of every service on every server with what the server's release renders. Ansible runs in check mode,
+Compares the files of every service on every node with what the node's release renders. Ansible runs in check mode,
 so a comparison changes nothing. A **failed** run found a difference that was not corrected. Its log and
 `kintsugi release drift` name node and path.
 
 - **Keep the edit?** Make it in `ansible/`, and roll it out with `deploy_release`.
 - **Undo the edit?** Trigger this DAG with *Restore files*. The file is overwritten; the service is not restarted.
-- **Was the service restarted after the edit?** Then it runs with the edit. Trigger `deploy_release` with the server's
+- **Was the service restarted after the edit?** Then it runs with the edit. Trigger `deploy_release` with the node's
   own release. It restarts the nodes that differ, one at a time with probes. Do not use *Restore files* first: then
   nothing differs any more and nothing is restarted.
 
-A server that is being recovered or rolled out is skipped. The next run checks it.
+A node that is being recovered or rolled out is skipped. The next run checks it.
 """
 
 with DAG(
     dag_id="check_drift",
-    description="Find files on servers that differ from the release",
+    description="Find files on nodes that differ from the release",
     doc_md=RUNBOOK,
     # No start date: with one, it would run at once, in the busiest minutes of an installation.
     schedule=CronTriggerTimetable("17 * * * *", timezone="UTC"),
@@ -48,7 +48,7 @@ with DAG(
 
     @task(task_id="compare", retries=1, retry_delay=timedelta(seconds=30))
     def compare_servers(**context: object) -> str:
-        """Compare every server; fails while a file differs."""
+        """Compare every node; fails while a file differs."""
         from kintsugi.operations.context import Context
         from kintsugi.releases import drift
 

@@ -13,7 +13,7 @@ from kintsugi.notify.deadline import deadline_alert
 RUNBOOK = """
 ### Roll out a release
 
-*Trigger* opens a form. A **release** is what the servers run: artifact versions, fleet file, Ansible's roles and
+*Trigger* opens a form. A **release** is what the nodes run: artifact versions, fleet file, Ansible's roles and
 templates, the pipeline's code. Its name is its digest; `kintsugi release list` lists all releases. *working tree*
 packs this checkout. With **Dry run** the log of `plan` shows which files change on which node; nothing is changed.
 

@@ -18,7 +18,7 @@ RUNBOOK = """
 - **auto**: diagnose and choose the action, as the watch does. A ready node is left alone. An unfinished recovery is
   completed: the node rejoins, its data is repaired, and it is verified.
 - **restart**: restart the service; the disk stays.
-- **rebuild**: create a new server with an empty volume and fill it from its peers. The guards are evaluated as always.
+- **rebuild**: create a new node with an empty volume and fill it from its peers. The guards are evaluated as always.
 - **roll_back**: configure the node with the last known-good release.
 - **dry run** (on by default): shows Terraform's plan in the log and result of `recovery.show_plan`; changes nothing.
 
@@ -43,7 +43,7 @@ with DAG(
             default=next(iter(load_fleet().nodes)),
             enum=list(load_fleet().nodes),
             title="Node",
-            description="The server to recover",
+            description="The node to recover",
         ),
         "action": Param(
             default="auto",

@@ -14,7 +14,7 @@ RUNBOOK = """
 
 *Trigger* opens a form. On the command line: `make replace-node NODE=<node>`, which also follows the run.
 
-- **Keep the volume** (on by default): a new server on the old volume. Off: a new server with a new, empty volume, which
+- **Keep the volume** (on by default): a new node on the old volume. Off: a new node with a new, empty volume, which
   is filled from its peers before the run ends.
 - **Dry run** (on by default): asks the guards and shows Terraform's plan; changes nothing.
 
@@ -45,7 +45,7 @@ with DAG(
             default=next(iter(load_fleet().nodes)),
             enum=list(load_fleet().nodes),
             title="Node",
-            description="The server to replace; it must be healthy",
+            description="The node to replace; it must be healthy",
         ),
         "keep_volume": Param(
             default=True,
@@ -64,6 +64,6 @@ with DAG(
     build_replacement(
         node="{{ params.node }}",
         action="{{ 'rebuild_node' if params.keep_volume else 'rebuild' }}",
-        what="{{ 'a new server on the old volume' if params.keep_volume else 'a new server with an empty volume' }}",
+        what="{{ 'a new node on the old volume' if params.keep_volume else 'a new node with an empty volume' }}",
         dry_run="{{ params.dry_run }}",
     )

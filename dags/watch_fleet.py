@@ -30,7 +30,7 @@ starts. After six hours without a failure all other tasks are skipped, and the n
 **A run failed?** Read the log of its `record` task: it reports every step with its reason.
 
 - The node still does not answer: the next run continues with the next escalation step. The steps are: restart, a new
-  server with the old volume, a new server with a new volume, a person.
+  node with the old volume, a new node with a new volume, a person.
 - The node answers: a run of `recover_node` named `sweep__…` verifies it within two minutes and closes the incident.
 - That run fails too: the incident is closed as failed and a person is paged. Look at the node. Then trigger
   `recover_node`, which completes the repair.

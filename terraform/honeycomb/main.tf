@@ -10,7 +10,7 @@ resource "honeycombio_webhook_recipient" "airflow" {
   lifecycle {
     precondition {
       condition     = length(var.webhook_secret) >= 16
-      error_message = "A webhook that rebuilds servers needs a secret of 16 characters at least."
+      error_message = "A webhook that rebuilds nodes needs a secret of 16 characters at least."
     }
   }
 }
@@ -38,7 +38,7 @@ resource "honeycombio_marker_setting" "this" {
   color = each.value
 }
 
-# The SLO: a server that is lost serves again within the bound.
+# The SLO: a node that is lost serves again within the bound.
 
 resource "honeycombio_derived_column" "repaired_in_time" {
   alias       = "sli.repaired_in_time"
@@ -64,7 +64,7 @@ resource "honeycombio_derived_column" "repaired_in_time" {
 }
 
 resource "honeycombio_slo" "repaired_in_time" {
-  name              = "A lost server serves again within ${var.repair_within_s} s"
+  name              = "A lost node serves again within ${var.repair_within_s} s"
   description       = "From the failure (or the first failed probe) to the node serving again, verified. Runbook: ${var.runbooks}/honeycomb-repair-slo.md"
   dataset           = var.spans
   sli               = honeycombio_derived_column.repaired_in_time.alias

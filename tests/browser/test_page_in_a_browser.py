@@ -40,7 +40,7 @@ def test_a_node_goes_down_and_heals_live(site: Site, browse: Browse) -> None:
     expect(page.locator(".headline")).to_have_attribute("data-situation", "node-away")
     expect(page.locator(".verdict")).to_contain_text("kafka-2")
     begin_repair(site.store, "kafka-2", steps=6)
-    expect(page.locator("[data-node=kafka-2]")).to_contain_text("provisioning a new server")
+    expect(page.locator("[data-node=kafka-2]")).to_contain_text("provisioning a new node")
     lease = site.store.acquire_lease("kafka-2", "watch_kafka-2/now", 60)
     (incident,) = site.store.read_incidents(1)
     site.store.append_entry(incident.id, lease.token, "rejoin", "in sync", {})

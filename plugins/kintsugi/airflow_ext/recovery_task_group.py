@@ -208,7 +208,7 @@ def provision(**context: Any) -> None:
 
 @task(**RETRY)
 def configure(**context: Any) -> None:
-    """Let Ansible configure the empty server as a node of its role."""
+    """Let Ansible configure the new node for its role."""
     from kintsugi.recovery import actions  # parse time
 
     with _act_on_case(context) as (own_context, ref):
@@ -318,12 +318,12 @@ def build_recovery(
     ) as group:
         decision, back, end = decide(), rejoin(), record()
         with _tool_group(
-            "terraform", "Terraform", "Plan a new server for this node alone, fence the old one, apply"
+            "terraform", "Terraform", "Plan the replacement of this node alone, fence the old one, apply"
         ):
             dry = _add_step(show_plan, "terraform plan, dry run")
             planned, provisioned = _add_step(plan, "terraform plan"), _add_step(provision, "terraform apply")
         with _tool_group(
-            "ansible", "Ansible", "Configure the new server, or start the service again on the old one"
+            "ansible", "Ansible", "Configure the new node, or start the service again on the old one"
         ):
             rebuilt = _add_step(configure, "ansible-playbook")
             restarted = _add_step(restart, "ansible-playbook, or kill what hangs")

@@ -1,6 +1,6 @@
 """Network faults, gray faults and faults of the control plane: how each is injected and undone.
 
-In most of them every server is healthy and only the view of it is disturbed: the recovery must leave it alone.
+In most of them every node is healthy and only the view of it is disturbed: the recovery must leave it alone.
 Each fault ends by itself or is undone after ``hold_s`` seconds.
 """
 

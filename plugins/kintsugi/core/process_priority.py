@@ -46,7 +46,7 @@ def go_on_first() -> None:
 
 
 def lower_priority() -> None:
-    """Lower the priority of this process and its future children to that of the servers, below recoveries."""
+    """Lower the priority of this process and its future children to that of the nodes, below recoveries."""
     set_priority(max(read_niceness(), SERVER))
 
 

@@ -1,1 +1,1 @@
-"""The clients of what runs servers: Terraform, Ansible, SSH, supervisord, Docker, Airflow's API, Maven."""
+"""The clients of what runs nodes: Terraform, Ansible, SSH, supervisord, Docker, Airflow's API, Maven."""

@@ -11,7 +11,7 @@ each jar that the pom and its dependencies give, as ``sha256sum`` writes them. B
 5. ``altered`` compares the jars with the record, and hashes only those that differ: a start reads no jar.
    ``check_all`` hashes every jar.
 
-Sets of earlier releases stay, because a roll-back needs them, and because running servers hold them open.
+Sets of earlier releases stay, because a roll-back needs them, and because running nodes hold them open.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def _fetch_one(settings: Settings, name: str, fetch: Fetch) -> None:
         )
         _refuse(problem + advice for problem in _mismatches(fresh, read_lock(lock)))
         if target.exists() and not _mismatches(target, read_lock(lock)):
-            # Running servers hold these very files open: leave them where they are.
+            # Running nodes hold these very files open: leave them where they are.
             _write_record(target, pom)
             return
         _write_record(fresh, pom)

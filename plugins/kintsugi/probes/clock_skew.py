@@ -24,7 +24,7 @@ EVERY_S = {Role.CASSANDRA: 10.0, Role.KAFKA: 60.0}
 """Seconds between two checks of a watch: a query in CQL costs a millisecond, a session over SSH 0.1 s."""
 
 TOLERANCE_S = 2.0
-"""Tolerated seconds beyond the round trip. NTP keeps a healthy server within milliseconds."""
+"""Tolerated seconds beyond the round trip. NTP keeps a healthy node within milliseconds."""
 
 _ASK_TIMEOUT_S = 3.0
 _GREGORIAN_S = 12_219_292_800  # from 1582-10-15, where the time of a UUID begins, to 1970

@@ -205,7 +205,7 @@ def apply_plan(context: Context, ref: RecoveryRef, saved_plan: str) -> None:
 
 
 def configure_node(context: Context, ref: RecoveryRef) -> None:
-    """Configure the empty server as a node of its role; raises PermanentStepError with Ansible's error."""
+    """Configure the new node for its role; raises PermanentStepError with Ansible's error."""
     with context.step(ref, "configure") as step:
         node = context.node(ref)
         ansible = assignment.ansible_for(context, node.name)

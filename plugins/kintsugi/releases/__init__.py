@@ -6,6 +6,6 @@
 * ``in_force``  which release a node runs, and the last known-good one: what recovery asks
 * ``deploy``    the steps of the DAG ``deploy_release``; ``subgraph`` wires them
 * ``steady``    the steady state that a roll-out needs before and after every node
-* ``drift``     what is on a server's disk against what its release says
+* ``drift``     what is on a node's disk against what its release says
 * ``trials``    three bad releases on the running fleet (``make release-trials``)
 """

@@ -1,7 +1,7 @@
 """The release of a fleet that ``make up`` starts: the first is built from the checkout, later starts keep theirs.
 
 So a restart of the machine starts the same releases again and never deploys a new one. A changed checkout gets to the
-servers only by ``deploy_release``.
+nodes only by ``deploy_release``.
 """
 
 from __future__ import annotations
@@ -70,6 +70,6 @@ def mark_first_known_good(context: Context) -> str:
         return "the first release is known-good: every node serves"
     if archive.digest_of(context.settings) not in digests:
         return (
-            f"the checkout {REPOSITORY} differs from what the servers run; run deploy_release to roll it out"
+            f"the checkout {REPOSITORY} differs from what the nodes run; run deploy_release to roll it out"
         )
-    return "the servers run the release of this checkout"
+    return "the nodes run the release of this checkout"

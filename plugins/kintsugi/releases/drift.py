@@ -1,4 +1,4 @@
-"""Drift: files on a server's disk that differ from its release.
+"""Drift: files on a node's disk that differ from its release.
 
 Ansible in check mode renders every file from the node's own release and compares; it changes nothing. Differences are
 recorded (``kintsugi release drift``) until a later check finds them gone. A node that is in recovery or in a roll-out,

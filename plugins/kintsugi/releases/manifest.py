@@ -1,6 +1,6 @@
 """The files of a release, and the digest that names it. Pure, except that it reads the files.
 
-A release holds everything that decides what a server runs: artifact versions with the SHA-256 of each jar
+A release holds everything that decides what a node runs: artifact versions with the SHA-256 of each jar
 (``artifacts/*/jars.sha256``), the fleet file, Ansible's roles with their defaults, templates and modules, the Spark
 applications, and the modules of ``kintsugi`` that nodes import. The code of the control plane (DAGs, recovery, hooks)
 is not part of it, because no node runs it. Releases from before the lock files of the jars hold none; they are read as

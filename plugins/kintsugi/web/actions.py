@@ -21,7 +21,7 @@ from kintsugi.recovery.guard_model import APPROVE, DECLINE
 ACTIONS = {
     "auto": "Automatic: diagnose and choose; a ready node is left alone",
     "restart": "Restart the service; the disk stays",
-    "rebuild": "Rebuild: a new server with an empty disk; it gets its data from its peers",
+    "rebuild": "Rebuild: a new node with an empty disk; it gets its data from its peers",
 }
 MINUTES = {"30": "30 minutes", "120": "2 hours", "480": "8 hours", "0": "until someone resumes it"}
 _QUESTION = re.compile(r"([\w.-]+):([\w.:+~-]+):([\w.-]+):(-?[0-9]{1,6})\Z", re.ASCII)
@@ -113,7 +113,7 @@ def _describe_recovery(node: str) -> PageAction:
                 "dry_run",
                 "Mode",
                 "yes",
-                {"yes": "Dry run: only show the plan", "no": "Real run: change the server"},
+                {"yes": "Dry run: only show the plan", "no": "Real run: change the node"},
             ),
             Field("action", "Action", "auto", ACTIONS),
         ),
@@ -165,21 +165,21 @@ def _describe_chaos(_target: str) -> PageAction:
     return PageAction(
         "chaos",
         "",
-        "Break a server now",
+        "Break a node now",
         (
-            "Runs the DAG chaos_nightly. It kills a random server and waits until the server has recovered.",
-            "The run is refused while an incident is open or a server does not answer.",
+            "Runs the DAG chaos_nightly. It kills a random node and waits until the node has recovered.",
+            "The run is refused while an incident is open or a node does not answer.",
         ),
-        "Break a server",
-        (Field("lose_volume", "Its disk", "yes", {"yes": "Lost with the server", "no": "Kept"}),),
+        "Break a node",
+        (Field("lose_volume", "Its disk", "yes", {"yes": "Lost with the node", "no": "Kept"}),),
         grave=True,
     )
 
 
 def _describe_nightly_chaos(on: bool) -> PageAction:
     name, verb = ("chaos_on", "Start") if on else ("chaos_off", "Stop")
-    says = "Kills one random server every weekday at 02:00 New York time and checks that it recovers."
-    ends = "No more servers are killed at night. A recovery that is running continues."
+    says = "Kills one random node every weekday at 02:00 New York time and checks that it recovers."
+    ends = "No more nodes are killed at night. A recovery that is running continues."
     return PageAction(
         name, "", f"{verb} nightly chaos", (says if on else ends,), f"{verb} nightly chaos", grave=on
     )

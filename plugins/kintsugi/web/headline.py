@@ -98,7 +98,7 @@ def choose_headline(facts: HealthFacts) -> Headline:
     return Headline(
         Situation.WELL,
         Severity.WELL,
-        f"All {count} servers answer and trades flow.",
+        f"All {count} nodes answer and trades flow.",
         "Nothing to do.",
         since=last,
     )
@@ -268,7 +268,7 @@ def _report_late_intake(facts: HealthFacts) -> Headline | None:
 def _report_unreadable_source(facts: HealthFacts) -> Headline | None:
     silent: dict[str, CachedValue[Any]] = {
         "Postgres": facts.store,
-        "the servers' probes": facts.nodes,
+        "the nodes' probes": facts.nodes,
         "Airflow's tables": facts.airflow,
     }
     for what, reading in silent.items():

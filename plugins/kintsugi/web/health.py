@@ -72,5 +72,5 @@ def join_names(names: Sequence[str]) -> str:
     if not names:
         return ""
     if len(names) > 3:
-        return f"{len(names)} servers"
+        return f"{len(names)} nodes"
     return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]

@@ -12,7 +12,7 @@ DOING = {
     Phase.DETECT: "failure detected",
     Phase.CONFIRM: "confirming",
     Phase.ARCHIVE: "archiving logs",
-    Phase.PROVISION: "provisioning a new server",
+    Phase.PROVISION: "provisioning a new node",
     Phase.CONFIGURE: "configuring",
     Phase.REJOIN: "rejoining its cluster",
     Phase.VERIFY: "verifying",

@@ -1,4 +1,4 @@
-"""Servers of the docker environment: containers with an address, a root and a volume of their own.
+"""Nodes of the docker environment: containers with an address, a root and a volume of their own.
 
 Terraform's docker provider creates and removes container and volume. Its provisioners call this module for the rest:
 it writes the files that a node boots from, starts the node, and keeps the root of a destroyed one.

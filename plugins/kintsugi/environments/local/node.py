@@ -1,4 +1,4 @@
-"""Servers of the local environment: process trees with an address, a root and a volume of their own.
+"""Nodes of the local environment: process trees with an address, a root and a volume of their own.
 
 Terraform's ``terraform_data`` calls this module to create and destroy them, and chaos calls it to break them. Every
 function may be killed at any point and run again. The data of a destroyed node is not deleted: it moves to the
