@@ -66,6 +66,10 @@ log = logging.getLogger("stream_trades")
 
 ROWS_PER_TRIGGER = 20_000
 FAILURES_WITHOUT_PROGRESS = 5
+# After each poll Spark asks for the partition's first and last offset. At the end of the partition the consumer has sent
+# its next fetch by then, and the broker answers the requests of a connection in turn: each question waited for that
+# fetch, by default 0.5 s. After the questions Spark fetches again what a poll has left over.
+FETCHES = {"kafka.fetch.max.wait.ms": "10", "kafka.max.poll.records": "5000"}
 LOCK = "driver.lock"
 MESSAGE = T.StructType(
     [
@@ -251,6 +255,7 @@ def start_query(
         .option("kafka.default.api.timeout.ms", "20000")
         .option("kafka.reconnect.backoff.max.ms", "1000")
         .option("kafkaConsumer.pollTimeoutMs", "15000")
+        .options(**FETCHES)
         .options(**spark_kafka_options(Principal.STREAM))
         .load()
     )
