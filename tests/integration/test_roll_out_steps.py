@@ -23,7 +23,9 @@ from kintsugi.operations.context import Context
 from kintsugi.releases import (
     assignment,
     node_update,
+    release_artifacts,
     release_checks,
+    release_features,
     rollout,
     rollout_claim,
     rollout_record,
@@ -103,6 +105,9 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> Servers:
     monkeypatch.setattr(rollout_steps, "archive_deployment", lambda context, ended: None)
     monkeypatch.setattr(assignment, "open_release", lambda context, digest: Release(digest, Path("/nowhere")))
     monkeypatch.setattr(release_checks, "check_fit", lambda context, release: None)
+    monkeypatch.setattr(release_artifacts, "provide_artifacts", lambda context, release: [])
+    monkeypatch.setattr(release_features, "check_features", lambda context, release, back_to: None)
+    monkeypatch.setattr(release_artifacts, "remove_unneeded", lambda context: [])
     monkeypatch.setattr(steady_state, "observe_fleet", look)
     monkeypatch.setattr(steady_state, "verify_synthetic_trade", lambda context: "a canary arrived")
     monkeypatch.setattr(steady_state, "GATE_S", 0.0)
