@@ -96,7 +96,7 @@ def _make_class_archives(context: Context, release: Release) -> None:
 
 
 def describe_versions(old: Release, new: Release) -> str:
-    """Return which versions change from one release to the other, as ``kafka_2.13 4.3.1 → 4.4.0``; empty if none does."""
+    """Return which versions change from one release to the other, as ``kafka_2.13 4.3.1 → 4.4.0``; empty if none."""
     before, after = _versions(old), _versions(new)
     return ", ".join(
         f"{name} {before.get(name, 'none')} → {after.get(name, 'none')}"

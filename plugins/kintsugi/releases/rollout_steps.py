@@ -64,9 +64,9 @@ log = logging.getLogger(__name__)
 def prepare_rollout(context: Context, deployment_id: str, wanted: str, *, again: bool = False) -> Deployment:
     """Build the release of the working tree, or find the one whose digest begins with ``wanted``; open the deployment.
 
-    Raises GuardRefused for a release that is marked bad, unless ``again``; while another roll-out runs; if jars can't be
-    had; and if the fleet file of the release declares other nodes than the fleet has. Raises KintsugiError if there is
-    no such release.
+    Raises GuardRefused for a release that is marked bad, unless ``again``; while another roll-out runs; if jars can't
+    be had; and if the fleet file of the release declares other nodes than the fleet has. Raises KintsugiError if there
+    is no such release.
     """
     claim_rollout(context, deployment_id)
     try:
