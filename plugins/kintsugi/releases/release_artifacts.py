@@ -97,7 +97,7 @@ def _make_class_archives(context: Context, release: Release) -> None:
 
 def describe_versions(old: Release, new: Release) -> str:
     """Return which versions change from one release to the other, as ``kafka_2.13 4.3.1 → 4.4.0``; empty if none."""
-    before, after = _versions(old), _versions(new)
+    before, after = product_versions(old), product_versions(new)
     return ", ".join(
         f"{name} {before.get(name, 'none')} → {after.get(name, 'none')}"
         for name in sorted(before.keys() | after.keys())
@@ -105,8 +105,8 @@ def describe_versions(old: Release, new: Release) -> str:
     )
 
 
-def _versions(release: Release) -> dict[str, str]:
-    """Return version by name of what the poms of the nodes' products name."""
+def product_versions(release: Release) -> dict[str, str]:
+    """Return version by name (``kafka_2.13``) of what the poms of the nodes' products name."""
     poms = (release.directory / "artifacts" / product / "pom.xml" for product in PRODUCTS)
     return {
         name: version

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,7 @@ def test_a_set_of_which_nothing_is_recorded_stays(root: Path) -> None:
 def test_a_cache_that_is_not_ours_is_left_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = checkout(root, "one", "4.3.1")
     (settings.jars("kafka") / NEEDED_BY).unlink()
-    monkeypatch.setattr(artifact_retention.os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
     artifact_retention.mark_needed(settings, ["kafka"])
     assert not (settings.jars("kafka") / NEEDED_BY).exists()
     monkeypatch.undo()

@@ -13,6 +13,7 @@ from kintsugi.core.errors import GuardRefused
 from kintsugi.core.fleet import REPOSITORY
 from kintsugi.releases import release_features
 from kintsugi.releases.archive import Release
+from kintsugi.releases.release_artifacts import settings_of
 from kintsugi.releases.release_features import format_level, unknown_level
 from tests.installations import installation
 
@@ -63,7 +64,7 @@ class Kafkas:
         lock = release.directory / "artifacts/kafka/jars.sha256"
         lock.parent.mkdir(parents=True)
         lock.write_text(str(known))
-        self.levels[release_features.settings_of(self.context.settings, release).jars("kafka")] = known
+        self.levels[settings_of(self.context.settings, release).jars("kafka")] = known
         return release
 
     def known_levels(self, jars: Path, release_version: str = "") -> dict[str, int]:
