@@ -1,4 +1,4 @@
-"""``make version-drill``: raise the version of Kafka by a release that fails, while trades come in, and by one that holds.
+"""``make version-drill``: raise the version of Kafka under load, by a release that fails, and by one that holds.
 
 The fleet runs its known-good release. 300 trades a second go through S3, and records with acks=all into Kafka.
 ``deploy_release`` rolls out, one after another:
@@ -120,13 +120,12 @@ class VersionDrill:
         """Run the three roll-outs. Raises StepFailed if the first doesn't hold: then there is nothing to raise from."""
         lower, broken = build_releases(context, self.own)
         old, new = kafka_version(lower), kafka_version(self.own)
-        before = ask_brokers(context.fleet)
-        used = {answer.used for answer in before.values()}
+        used = used_level(ask_brokers(context.fleet))
         self.note(
             f"Kafka {new} is lowered to {old}, raised by a release that fails, and raised again; metadata.version "
-            f"is {', '.join(map(str, sorted(used)))}",
+            f"is {used}",
             versions={"lower": old, "raised": new},
-            metadata_version=sorted(used),
+            metadata_version=used,
             steps=[],
         )
         if not self.run_step(context, Step("lower", lower, "held", lower, old)):
@@ -216,7 +215,10 @@ def run_version_drill(settings: Settings, *, report: Path | None = None) -> int:
 
 
 def require_own_release(context: Context) -> Release:
-    """Return the known-good release, if every node runs it and its Kafka is another one than the drill's; else refuse."""
+    """Return the known-good release.
+
+    Raises GuardRefused if there is none, if a node runs another one, or if its Kafka is the drill's.
+    """
     good = context.store.last_known_good()
     if good is None:
         raise GuardRefused(
@@ -233,6 +235,14 @@ def require_own_release(context: Context) -> Release:
     if kafka_version(own) == (version := kafka_version(Release("", OTHER_VERSION))):
         raise GuardRefused(f"the fleet runs Kafka {version} already, so the drill could not raise it")
     return own
+
+
+def used_level(answers: Mapping[str, BrokerAnswer]) -> int:
+    """Return the level of ``metadata.version`` that the cluster uses; raises StepFailed unless all agree. Pure."""
+    levels = {answer.used for answer in answers.values()}
+    if len(levels) != 1:
+        raise StepFailed(f"the brokers use metadata.version {sorted(levels)}; see `make status`")
+    return levels.pop()
 
 
 def build_releases(context: Context, own: Release) -> tuple[Release, Release]:
@@ -280,7 +290,7 @@ def kafka_version(release: Release) -> str:
 
 def rollout_seconds(deployment: Deployment, begun: float) -> dict[str, float]:
     """Return ``failed_s``, if a probe failed, and ``ended_s``: seconds after ``begun`` (since 1970). Pure."""
-    seconds = {}
+    seconds: dict[str, float] = {}
     for entry in deployment.entries:
         if deployment.broken is not None and entry.node is None and deployment.broken in entry.message:
             seconds.setdefault("failed_s", round(entry.at.timestamp() - begun, 1))
@@ -296,14 +306,11 @@ def journal_rows(deployment: Deployment, begun: float) -> list[list[Any]]:
     ]
 
 
-def find_problems(
-    step: Step, row: Mapping[str, Any], brokers: Brokers, level: int, used: list[int]
-) -> list[str]:
-    """Return what is not as designed, a sentence each. Pure.
+def find_problems(step: Step, row: Mapping[str, Any], brokers: Brokers, level: int, used: int) -> list[str]:
+    """Return what is not as designed, a sentence each. Pure, except that it reads which Kafka a release declares.
 
     ``level``: what the Kafka that must run knows of ``metadata.version``. ``used``: its level before the drill.
     """
-    version = kafka_version(step.ends_on)
     problems = []
     if row["state"] != step.state:
         problems.append(f"the roll-out ended as {row['state']} instead of {step.state}: {row['reason']}")
@@ -311,20 +318,27 @@ def find_problems(
         problems.append("the release is marked bad" if row["marked_bad"] else "the release is not marked bad")
     if row["on_another_release"]:
         problems.append(f"recorded with another release: {', '.join(row['on_another_release'])}")
+    version = kafka_version(step.ends_on)
     for node, running in brokers.processes.items():
-        answer = brokers.answers.get(node)
         if running != version:
             problems.append(f"the process of {node} runs Kafka {running} instead of {version}")
         if step.ran not in row["seen"].get(node, ()):
             problems.append(f"{node} never ran Kafka {step.ran}")
-        if answer is None:
-            problems.append(f"{node} doesn't answer")
-        elif answer.known != level or [answer.used] != used:
-            problems.append(f"{node} knows metadata.version {answer.known} and uses {answer.used}")
-    for work in row["traffic"]:
-        if work["failed"] or not work["done"]:
-            problems.append(f"{work['work']}: {work['failed']} failed, {work['done']} done")
-    return problems
+        problems += answer_problems(node, brokers.answers.get(node), BrokerAnswer(level, used))
+    return problems + [
+        f"{work['work']}: {work['failed']} failed, {work['done']} done"
+        for work in row["traffic"]
+        if work["failed"] or not work["done"]
+    ]
+
+
+def answer_problems(node: str, answer: BrokerAnswer | None, expected: BrokerAnswer) -> list[str]:
+    """Return what is wrong with a broker's answer, a sentence each. Pure."""
+    if answer is None:
+        return [f"{node} doesn't answer"]
+    if answer != expected:
+        return [f"{node} knows metadata.version {answer.known} and uses {answer.used}, not as {expected}"]
+    return []
 
 
 def format_step(row: Mapping[str, Any]) -> str:
