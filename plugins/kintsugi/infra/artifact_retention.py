@@ -7,7 +7,9 @@ The cache is the machine's: several checkouts and installations share it.
 2. An entry counts as long as that lock file exists and names this set: a checkout with another version, or an
    installation that was removed, needs it no longer.
 3. `remove_unneeded` drops the entries of releases that an installation has retired. Sets whose last entry is gone are
-   removed. A set without the file stays, because nobody knows who needs it.
+   removed.
+4. A set that was fetched by a version without this module stays: servers of an older installation may run from it. It
+   has no such file, or the entry ``unknown`` in it.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from kintsugi.core.files import hold_lock
 from kintsugi.core.settings import Settings
 
 NEEDED_BY = ".needed-by"
+_UNKNOWN = Path("unknown")
 
 
 def mark_needed(settings: Settings, names: Iterable[str]) -> None:
@@ -35,8 +38,14 @@ def mark_needed(settings: Settings, names: Iterable[str]) -> None:
         return
     with hold_lock(settings.artifacts / ".lock"):
         for name in due:
-            entries = _read_entries(settings.jars(name)) or []
-            _write_entries(settings.jars(name), [*entries, settings.jar_lock(name).resolve()])
+            entries = _read_entries(settings.jars(name))
+            before = [_UNKNOWN] if entries is None else entries
+            _write_entries(settings.jars(name), [*before, settings.jar_lock(name).resolve()])
+
+
+def begin_record(folder: Path) -> None:
+    """Record that nobody needs the set yet: it was fetched just now."""
+    _write_entries(folder, [])
 
 
 def remove_unneeded(settings: Settings, retired: Collection[Path]) -> list[str]:
@@ -68,7 +77,9 @@ def _is_marked(settings: Settings, name: str) -> bool:
 
 
 def _counts(lock: Path, folder: Path) -> bool:
-    """Whether the lock file exists and names the set in ``folder``."""
+    """Whether the lock file exists and names the set in ``folder``, or nobody knows who needs the set."""
+    if lock == _UNKNOWN:
+        return True
     try:
         digest = hashlib.sha256(lock.read_bytes()).hexdigest()
     except OSError:

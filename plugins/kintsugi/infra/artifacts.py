@@ -190,6 +190,7 @@ def _fetch_one(settings: Settings, name: str, fetch: Fetch) -> None:
             _write_record(target, pom)
             return
         _write_record(fresh, pom)
+        artifact_retention.begin_record(fresh)
         if target.exists():
             target.rename(Path(scratch) / "old")
         fresh.rename(target)

@@ -75,6 +75,9 @@ def test_a_set_of_which_nothing_is_recorded_stays(root: Path) -> None:
     settings = checkout(root, "one", "4.3.1")
     (settings.jars("kafka") / NEEDED_BY).unlink()
     assert remove_unneeded(settings, [settings.repository]) == []
+    # Nor once somebody needs it: an installation from before this record may need it too.
+    artifact_retention.mark_needed(settings, ["kafka"])
+    assert remove_unneeded(settings, [settings.repository]) == []
 
 
 def test_a_cache_that_is_not_ours_is_left_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
