@@ -79,7 +79,8 @@ def make_archives(settings: Settings, products: Collection[str] = PRODUCTS) -> l
     for product in products:
         describe, archive = makers[product], archive_path(settings, product)
         if archive.exists():
-            archive.touch()  # the oldest are removed, and this one is in use
+            with contextlib.suppress(PermissionError):  # of another user, who removes them
+                archive.touch()  # the oldest are removed, and this one is in use
             continue
         archive.parent.mkdir(parents=True, exist_ok=True)
         _remove_old_archives(archive.parent, product)

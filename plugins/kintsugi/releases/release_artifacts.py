@@ -65,6 +65,12 @@ def fetch_artifacts(context: Context, release: Release) -> list[str]:
             f"{context.settings.artifacts}; check out that version, run `make setup`, then roll it out"
         )
     settings = settings_of(context.settings, release)
+    missing = artifacts.missing(settings, _products(settings))
+    if missing and settings.fleet.environment == "docker":
+        raise GuardRefused(
+            f"no node was changed: in containers the nodes take their jars from the image, and it has not those of "
+            f"{', '.join(missing)} of release {release.short}; build the image of that version with `make docker-up`"
+        )
     try:
         return artifacts.ensure(settings, among=_products(settings))
     except KintsugiError as error:

@@ -130,6 +130,19 @@ def test_jars_that_cannot_be_had_refuse_the_roll_out_with_the_reason(cache: Cach
         release_artifacts.provide_artifacts(cache.context, release)
 
 
+def test_containers_have_the_jars_of_their_image_only(cache: Cache) -> None:
+    """A jar that the control plane's container fetched would not be in the containers of the nodes."""
+    release = cache.release("4.4.0")
+    fleet_file = cache.settings.fleet_file
+    text = fleet_file.read_text()
+    fleet_file.write_text(text.replace("environment: local", "environment: docker"))
+    with pytest.raises(GuardRefused, match="image"):
+        release_artifacts.fetch_artifacts(cache.context, release)
+    assert cache.fetched == []
+    fleet_file.write_text(text)
+    release_artifacts.fetch_artifacts(cache.context, release)
+
+
 def test_a_release_without_lock_files_takes_the_jars_of_its_time(cache: Cache) -> None:
     old = cache.release("4.3.1", locked=False)
     with pytest.raises(GuardRefused, match="cassandra, kafka, spark"):
