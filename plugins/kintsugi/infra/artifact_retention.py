@@ -38,9 +38,10 @@ def mark_needed(settings: Settings, names: Iterable[str]) -> None:
         return
     with hold_lock(settings.artifacts / ".lock"):
         for name in due:
-            entries = _read_entries(settings.jars(name))
-            before = [_UNKNOWN] if entries is None else entries
-            _write_entries(settings.jars(name), [*before, settings.jar_lock(name).resolve()])
+            folder = settings.jars(name)
+            entries = _read_entries(folder)
+            before = [_UNKNOWN] if entries is None else [one for one in entries if _counts(one, folder)]
+            _write_entries(folder, [*before, settings.jar_lock(name).resolve()])
 
 
 def begin_record(folder: Path) -> None:

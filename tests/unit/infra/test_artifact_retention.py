@@ -69,6 +69,9 @@ def test_who_needs_a_set_is_recorded_also_when_nothing_is_fetched(root: Path) ->
     ]
     checkout(root, "other", "4.3.1")
     assert (one.jars("kafka") / NEEDED_BY).read_text().splitlines() == lines
+    one.jar_lock("kafka").unlink()  # who is gone is forgotten at the next entry
+    third = checkout(root, "third", "4.3.1")
+    assert len((third.jars("kafka") / NEEDED_BY).read_text().splitlines()) == len(lines)
 
 
 def test_a_set_of_which_nothing_is_recorded_stays(root: Path) -> None:
