@@ -144,28 +144,19 @@ class VersionDrill:
             run_id = airflow.trigger(DAG_ID, conf)
             airflow.await_run(DAG_ID, run_id, ROLLOUT_LIMIT_S)
         ended = time.time()
-        deployment = context.store.read_deployment(run_id)
-        runs = {node: record.digest for node, record in context.store.node_releases().items()}
         brokers = Brokers(read_process_versions(self.settings), ask_brokers(context.fleet))
-        level = known_levels(settings_of(self.settings, step.ends_on).jars("kafka"))[METADATA_FEATURE]
-        row: dict[str, Any] = {
+        row = {
             "step": step.name,
-            "release": step.release.digest,
-            "state": deployment.state,
-            "reason": deployment.reason,
+            **describe_rollout(context, step, context.store.read_deployment(run_id), begun),
             "seconds": round(ended - begun, 1),
-            **rollout_seconds(deployment, begun),
-            "updated": rollout.updated_nodes(deployment.steps),
-            "on_another_release": sorted(node for node, one in runs.items() if one != step.ends_on.digest),
-            "marked_bad": context.store.release_record(step.release.digest).bad_at is not None,
             "seen": versions_seen(watch.changes),
             "changes": [[round(one.at - begun, 1), one.node, one.version] for one in watch.changes],
             "processes": dict(brokers.processes),
             "answers": {node: asdict(answer) for node, answer in brokers.answers.items()},
             "traffic": [probe.to_json() for probe in traffic],
             "batches": describe_window(read_driver_log(self.settings), begun, ended),
-            "journal": journal_rows(deployment, begun),
         }
+        level = known_levels(settings_of(self.settings, step.ends_on).jars("kafka"))[METADATA_FEATURE]
         row["problems"] = find_problems(step, row, brokers, level, self.document["metadata_version"])
         self.note(format_step(row), steps=[*self.document["steps"], row])
         return not row["problems"]
@@ -286,6 +277,21 @@ def listener_mistake(node: str) -> Trial:
 def kafka_version(release: Release) -> str:
     """Return the version of Kafka that the release declares, as ``4.4.0``."""
     return product_versions(release)[KAFKA]
+
+
+def describe_rollout(context: Context, step: Step, deployment: Deployment, begun: float) -> dict[str, Any]:
+    """Return what our records say of a roll-out that began at ``begun`` (seconds since 1970)."""
+    runs = {node: record.digest for node, record in context.store.node_releases().items()}
+    return {
+        "release": step.release.digest,
+        "state": deployment.state,
+        "reason": deployment.reason,
+        **rollout_seconds(deployment, begun),
+        "updated": rollout.updated_nodes(deployment.steps),
+        "on_another_release": sorted(node for node, one in runs.items() if one != step.ends_on.digest),
+        "marked_bad": context.store.release_record(step.release.digest).bad_at is not None,
+        "journal": journal_rows(deployment, begun),
+    }
 
 
 def rollout_seconds(deployment: Deployment, begun: float) -> dict[str, float]:

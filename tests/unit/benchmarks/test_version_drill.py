@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import re
 import shutil
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from benchmarks.release_trials import change_file
-from benchmarks.version_drill import OTHER_VERSION
+from benchmarks.version_drill import OTHER_VERSION, run
 from benchmarks.version_drill.broker_versions import (
     BrokerAnswer,
     VersionChange,
@@ -194,3 +199,91 @@ def test_the_seconds_until_a_probe_failed_and_until_all_was_rolled_back() -> Non
     assert rollout_seconds(broken, BEGUN.timestamp()) == {"failed_s": 10.0, "ended_s": 40.0}
     held = Deployment("r", "a", "b", "held", None, "x", BEGUN, ended, (), entries)
     assert rollout_seconds(held, BEGUN.timestamp()) == {"ended_s": 40.0}
+
+
+class PretendFleet:
+    """What a drill touches of a fleet: each roll-out ends as told, and the brokers run what they are told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        self.rolled_out: list[str] = []
+        self.ends = {"lower": "held", "broken": "returned", "own": "held"}
+        self.releases = {
+            "own": Release("own", REPOSITORY),
+            "lower": Release("lower", OTHER_VERSION),
+            "broken": Release("broken", REPOSITORY),
+        }
+        self.on = "own"
+        store = SimpleNamespace(
+            read_deployment=self.deployment,
+            node_releases=lambda: {node: SimpleNamespace(digest=self.on) for node in NODES},
+            release_record=lambda digest: SimpleNamespace(bad_at=BEGUN if digest == "broken" else None),
+        )
+        settings = load_settings()
+        self.context: Any = SimpleNamespace(settings=settings, fleet=settings.fleet, store=store)
+        airflow = SimpleNamespace(
+            unpause=lambda _: None, trigger=self.trigger, await_run=lambda *_: self.ends[self.rolled_out[-1]]
+        )
+        for name, stand_in in {
+            "ControlPlane": lambda _: SimpleNamespace(airflow=airflow),
+            "build_releases": lambda *_: (self.releases["lower"], self.releases["broken"]),
+            "run_trial_traffic": lambda _: nullcontext([]),
+            "VersionWatch": lambda _: nullcontext(SimpleNamespace(changes=self.changes())),
+            "read_process_versions": lambda _: dict.fromkeys(NODES, self.version()),
+            "ask_brokers": lambda _: dict.fromkeys(NODES, BrokerAnswer(self.level(), 30)),
+            "known_levels": lambda jars: {"metadata.version": self.level()},
+            "read_driver_log": lambda _: [],
+        }.items():
+            monkeypatch.setattr(run, name, stand_in)
+        self.console = Console(file=io.StringIO(), width=160)
+        report = tmp_path / "build" / "version-drill.json"
+        self.drill = run.VersionDrill(settings, self.console, report, self.releases["own"])
+
+    def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
+        assert dag_id == "deploy_release"
+        assert conf["dry_run"] is False
+        self.rolled_out.append(conf["release"])
+        if self.ends[conf["release"]] == "held":
+            self.on = conf["release"]
+        return str(conf["release"])
+
+    def deployment(self, name: str) -> Deployment:
+        return Deployment(name, name, "x", self.ends[name], None, "as told", BEGUN, BEGUN)
+
+    def version(self) -> str:
+        return kafka_version(self.releases[self.on])
+
+    def level(self) -> int:
+        return 30 if self.on == "lower" else 33
+
+    def changes(self) -> list[VersionChange]:
+        return [VersionChange(0, node, version) for node in NODES for version in ("4.3.1", "4.4.0")]
+
+
+def test_a_drill_lowers_raises_with_the_mistake_and_raises_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fleet = PretendFleet(monkeypatch, tmp_path)
+    fleet.drill.run_steps(fleet.context)
+    assert fleet.rolled_out == ["lower", "broken", "own"]
+    written = json.loads(fleet.drill.path.read_text())
+    assert [row["step"] for row in written["steps"]] == ["lower", "failed raise", "raise"]
+    assert [row["problems"] for row in written["steps"]] == [[], [], []]
+    assert written["versions"] == {"lower": "4.3.1", "raised": "4.4.0"}
+
+
+def test_nothing_is_raised_when_it_was_not_lowered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fleet = PretendFleet(monkeypatch, tmp_path)
+    fleet.ends["lower"] = "stopped"
+    with pytest.raises(StepFailed, match="deploy_release"), fleet.drill.telling_the_way_back():
+        fleet.drill.run_steps(fleet.context)
+    assert fleet.rolled_out == ["lower"]
+
+
+def test_a_failed_raise_that_holds_is_told_and_the_fleet_returns_to_its_own_release(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fleet = PretendFleet(monkeypatch, tmp_path)
+    fleet.ends["broken"] = "held"
+    fleet.drill.run_steps(fleet.context)
+    assert fleet.on == "own"
+    assert [bool(row["problems"]) for row in fleet.drill.document["steps"]] == [False, True, False]
