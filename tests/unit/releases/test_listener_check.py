@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 
@@ -22,10 +23,8 @@ def told_at(looks: Sequence[tuple[bool | None, bool]], started_at: int = 0) -> i
     """The second of the look that was certain; None when none was. ``started_at``: when its log said so."""
     memory = UnheardListeners("kafka-1")
     for second, (listed, refused) in enumerate(looks):
-        started = second >= started_at
-        if memory.observe(
-            listed=listed, refused=refused, now=float(second), has_started=lambda done=started: done
-        ):
+        has_started = partial(bool, second >= started_at)
+        if memory.observe(listed=listed, refused=refused, now=float(second), has_started=has_started):
             return second
     return None
 
