@@ -74,7 +74,5 @@ def mark_first_known_good(context: Context) -> str:
         context.store.mark_known_good(digests.pop())
         return "the first release is known-good: every node serves"
     if archive.digest_of(context.settings) not in digests:
-        return (
-            f"the checkout {REPOSITORY} differs from what the nodes run; run deploy_release to roll it out"
-        )
+        return f"the checkout {REPOSITORY} differs from what the nodes run; run deploy_release to roll it out"
     return "the nodes run the release of this checkout"
