@@ -25,6 +25,7 @@ import benchmarks.signals
 import benchmarks.stall_test
 import benchmarks.throughput.run
 import benchmarks.throughput.soak
+import benchmarks.version_drill.run
 from benchmarks.crash_test_plan import STEPS, Victim
 from benchmarks.throughput.context import RIVAL_MESSAGES
 from kintsugi.core.errors import KintsugiError
@@ -170,6 +171,12 @@ def restore_drill(options: argparse.Namespace, settings: Settings) -> int:
     return benchmarks.restore_drill.run_restore_drill(settings, node=options.node, report=options.report)
 
 
+def version_drill(options: argparse.Namespace, settings: Settings) -> int:
+    """Raise Kafka's version by a release that fails and by one that holds, while trades come in."""
+    _needs_processes(settings)
+    return benchmarks.version_drill.run.run_version_drill(settings, report=options.report)
+
+
 def _needs_processes(settings: Settings) -> None:
     """Raise KintsugiError where processes can't be observed from outside: they are measured, or killed, by id."""
     environment = settings.fleet.environment
@@ -278,8 +285,9 @@ def _build_parser() -> argparse.ArgumentParser:
     restored.add_argument(
         "--node", default=benchmarks.restore_drill.NODE, help="node to switch off; default: %(default)s"
     )
+    raised = add_command(commands, version_drill)
     reporting = (told_whole, all_nodes, table, campaign, stalled, repaired, walked, calmed, rotated, restored)
-    for reported in reporting:
+    for reported in (*reporting, raised):
         reported.add_argument("--report", type=Path, help="default: build/<command>.json")
     return parser
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +82,7 @@ def run_trials(context: Context, report: Path | None = None) -> int:
         console.print(f"{mark}[/] {row['state']}: {row['reason']}")
         console.print(
             f"  updated: {', '.join(row['touched']) or 'no node'}; {row['seconds']} s; "
-            f"{_format_traffic(row['traffic'])}"
+            f"{format_traffic(row['traffic'])}"
         )
     return 0 if all(row["as_designed"] for row in rows) else 1
 
@@ -99,7 +99,7 @@ def run_trial(context: Context, trial: Trial) -> dict[str, Any]:
     airflow = ControlPlane(context.settings).airflow
     airflow.unpause(DAG_ID)
     started = time.monotonic()
-    with _run_traffic(context) as pulses:
+    with run_trial_traffic(context) as pulses:
         conf = {"release": bad.digest, "hold_seconds": HOLD_S, "dry_run": False, "again": True}
         run_id = airflow.trigger(DAG_ID, conf)
         airflow.await_run(DAG_ID, run_id, RUN_S)
@@ -108,21 +108,32 @@ def run_trial(context: Context, trial: Trial) -> dict[str, Any]:
 
 def build_bad_release(context: Context, good: Release, trial: Trial) -> Release:
     """Return the release ``good`` with the trial's mistake, on disk, in S3 and on record; raises KintsugiError."""
+    origin = f"trial: {trial.name}, on {good.short}"
+    return build_changed_release(context, good, origin, lambda tree: change_file(tree, trial))
+
+
+def build_changed_release(
+    context: Context, base: Release, origin: str, change: Callable[[Path], None]
+) -> Release:
+    """Return the release ``base`` after ``change`` of a copy of its files, on disk, in S3 and on record."""
     with tempfile.TemporaryDirectory(prefix="kintsugi-trial-") as scratch:
         tree = Path(scratch) / "tree"
-        shutil.copytree(good.directory, tree)
-        path = tree / trial.path
-        text = path.read_text()
-        if text.count(trial.old) != 1:
-            raise KintsugiError(
-                f"the trial {trial.name!r} doesn't fit {trial.path} of release {good.short} any more"
-            )
-        path.chmod(0o644)
-        path.write_text(text.replace(trial.old, trial.new))
-        bad = archive.build_release(context.settings, tree)
-    archive.store_in_s3(context, bad)
-    context.store.add_release(bad.digest, f"trial: {trial.name}, on {good.short}")
-    return bad
+        shutil.copytree(base.directory, tree)
+        change(tree)
+        changed = archive.build_release(context.settings, tree)
+    archive.store_in_s3(context, changed)
+    context.store.add_release(changed.digest, origin)
+    return changed
+
+
+def change_file(tree: Path, trial: Trial) -> None:
+    """Make the trial's mistake in the files of a release; raises KintsugiError if it doesn't fit them."""
+    path = tree / trial.path
+    text = path.read_text()
+    if text.count(trial.old) != 1:
+        raise KintsugiError(f"the trial {trial.name!r} doesn't fit {trial.path} of this release any more")
+    path.chmod(0o644)
+    path.write_text(text.replace(trial.old, trial.new))
 
 
 def judge_trial(
@@ -150,7 +161,7 @@ def judge_trial(
 
 
 @contextmanager
-def _run_traffic(context: Context) -> Iterator[list[TrafficProbe]]:
+def run_trial_traffic(context: Context) -> Iterator[list[TrafficProbe]]:
     """Send records with acks=all, and synthetic trades if the stream runs."""
     with release_traffic.open_record_beat(context.fleet) as produce:
         beats: dict[str, tuple[float, release_traffic.Beat]] = {"acks=all": (0.1, produce)}
@@ -164,7 +175,7 @@ def _send_synthetic_trade(context: Context) -> None:
     steady_state.verify_synthetic_trade(context)
 
 
-def _format_traffic(works: Sequence[dict[str, Any]]) -> str:
+def format_traffic(works: Sequence[dict[str, Any]]) -> str:
     return ", ".join(
         f"{work['work']}: {work['done']} done, {work['failed']} failed, at most {work['longest_s']} s between two"
         for work in works

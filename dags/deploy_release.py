@@ -21,6 +21,8 @@ Nodes are updated one at a time while the steady state holds: workers, Kafka, Ca
 files don't change is not touched. A release becomes known-good after every node stayed ready and a synthetic trade
 arrived (`hold`).
 
+**`prepare` failed?** The release doesn't fit the fleet, or its jars can't be had. No node was changed; its log says
+what to do.
 **`plan` failed?** Either the pipeline was not ready: nothing was touched, try again. Or the release does not render:
 it is marked bad, and the log names node, task and reason.
 **`<node>.apply` or `<node>.prove` failed?** A probe failed. `go_back` has rolled the node back; `finish` reports it.

@@ -23,7 +23,9 @@ from kintsugi.operations.context import Context
 from kintsugi.releases import (
     assignment,
     node_update,
+    release_artifacts,
     release_checks,
+    release_features,
     rollout,
     rollout_claim,
     rollout_record,
@@ -103,6 +105,9 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> Servers:
     monkeypatch.setattr(rollout_steps, "archive_deployment", lambda context, ended: None)
     monkeypatch.setattr(assignment, "open_release", lambda context, digest: Release(digest, Path("/nowhere")))
     monkeypatch.setattr(release_checks, "check_fit", lambda context, release: None)
+    monkeypatch.setattr(release_artifacts, "provide_artifacts", lambda context, release: [])
+    monkeypatch.setattr(release_features, "check_features", lambda context, release, back_to: None)
+    monkeypatch.setattr(release_artifacts, "remove_unneeded", lambda context: [])
     monkeypatch.setattr(steady_state, "observe_fleet", look)
     monkeypatch.setattr(steady_state, "verify_synthetic_trade", lambda context: "a canary arrived")
     monkeypatch.setattr(steady_state, "GATE_S", 0.0)
@@ -193,6 +198,61 @@ def test_what_does_not_render_touches_nothing(context: Context, servers: Servers
         rollout_steps.prepare_rollout(context, "manual__2", NEW)
     assert nothing_is_held(context)
     assert rollout_steps.prepare_rollout(context, "manual__3", NEW, again=True).state == "running"
+
+
+def test_jars_that_cannot_be_had_end_it_before_it_begins(
+    context: Context, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> list[str]:
+        raise GuardRefused("no way to Maven")
+
+    monkeypatch.setattr(release_artifacts, "provide_artifacts", refuse)
+    with pytest.raises(GuardRefused, match="no way to Maven"):
+        rollout_steps.prepare_rollout(context, RUN, NEW)
+    assert context.store.read_deployments() == []
+    assert context.store.release_record(NEW).verdict == "unproven"
+    assert nothing_is_held(context)
+    monkeypatch.setattr(release_artifacts, "provide_artifacts", lambda *_: ["kafka"])
+    opened = rollout_steps.prepare_rollout(context, RUN, NEW)
+    assert "kafka" in context.store.read_deployment(opened.id).entries[-1].message
+
+
+def test_a_kafka_that_could_not_be_rolled_back_touches_nothing_and_is_not_bad(
+    context: Context, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def refuse(_: Context, release: Release, back_to: Release) -> None:
+        asked.append((release.digest[0], back_to.digest[0]))
+        raise GuardRefused("metadata.version is 33")
+
+    monkeypatch.setattr(release_features, "check_features", refuse)
+    story = roll_out(context)
+    assert asked == [("b", "a")]
+    assert servers.restarted == []
+    assert "stopped" in story.text
+    assert context.store.release_record(NEW).verdict == "unproven"
+    assert nothing_is_held(context)
+
+
+def test_old_jars_are_removed_only_after_a_release_became_known_good(
+    context: Context, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removals: list[str | None] = []
+
+    def remove(_: Context) -> list[str]:
+        good = context.store.last_known_good()
+        removals.append(good.digest[0] if good else None)
+        raise OSError("read-only")
+
+    monkeypatch.setattr(release_artifacts, "remove_unneeded", remove)
+    servers.bad = {("kafka-1", "b")}
+    roll_out(context)
+    assert removals == []
+    servers.bad = set()
+    context.store.mark_known_good(NEW)  # its bad mark is gone
+    assert roll_out(context, "manual__2").well, "a roll-out that held is well, whatever the cache does"
+    assert removals == ["b"]
 
 
 def test_a_look_that_fails_once_is_not_held_against_the_release(

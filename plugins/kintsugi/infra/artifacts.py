@@ -11,7 +11,7 @@ each jar that the pom and its dependencies give, as ``sha256sum`` writes them. B
 5. ``altered`` compares the jars with the record, and hashes only those that differ: a start reads no jar.
    ``check_all`` hashes every jar.
 
-Sets of earlier releases stay, because a roll-back needs them, and because running nodes hold them open.
+Sets of earlier releases stay as long as a release needs them: see `kintsugi.infra.artifact_retention`.
 """
 
 from __future__ import annotations
@@ -23,17 +23,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from kintsugi.core.errors import KintsugiError, PreflightError
 from kintsugi.core.files import hold_lock
 from kintsugi.core.settings import Settings, load_settings
+from kintsugi.infra import artifact_retention
 
 COORDINATES = "coordinates.txt"
 _RECORD = ".verified.json"
 _OLD_STAMP = ".pom.sha256"  # in sets of releases from before the lock files
+FETCH_S = 240  # for one set; 50 to 70 MB take 20 s on a usual line
 _ADVICE = "; delete {folder} and run `make setup`, which fetches the jars again and verifies them"
 
 Fetch = Callable[[Path, Path], None]
@@ -55,9 +57,10 @@ def missing(settings: Settings, among: Iterable[str] | None = None) -> list[str]
     ]
 
 
-def altered(settings: Settings) -> list[str]:
+def altered(settings: Settings, among: Iterable[str] | None = None) -> list[str]:
     """What is wrong with jars that changed since they were verified, a sentence for each jar; reads only those."""
-    return [problem for name in names(settings) for problem in _altered(settings, name)]
+    wanted = names(settings) if among is None else among
+    return [problem for name in wanted for problem in _altered(settings, name)]
 
 
 def check_all(settings: Settings) -> list[str]:
@@ -112,22 +115,26 @@ def _coordinates(jar: Path) -> str:
     return f"{'.'.join(group)}:{artifact}:{version}"
 
 
-def ensure(settings: Settings, fetch: Fetch | None = None) -> list[str]:
-    """Fetch and verify what is missing, and return the names of what was fetched.
+def ensure(
+    settings: Settings, fetch: Fetch | None = None, *, among: Collection[str] | None = None
+) -> list[str]:
+    """Fetch and verify what is missing of the sets (default: all), and return the names of what was fetched.
 
     A folder appears whole or not at all, so this may be killed and repeated. ``fetch(pom, directory)``
     puts the jars of ``pom`` into ``directory``; by default Maven does. Raises PreflightError without
     Maven, KintsugiError with Maven's reason when it fails, JarMismatchError when a jar isn't what the lock file names.
     """
-    _refuse(altered(settings))
-    if not missing(settings):
-        return []
-    settings.artifacts.mkdir(parents=True, exist_ok=True)
-    with hold_lock(settings.artifacts / ".lock"):
-        wanted = missing(settings)  # another may have fetched while we waited
-        for name in wanted:
-            _fetch_one(settings, name, fetch or fetch_by_maven)
-    return wanted
+    needed = names(settings) if among is None else among
+    _refuse(altered(settings, needed))
+    fetched: list[str] = []
+    if missing(settings, needed):
+        settings.artifacts.mkdir(parents=True, exist_ok=True)
+        with hold_lock(settings.artifacts / ".lock"):
+            fetched = missing(settings, needed)  # another may have fetched while we waited
+            for name in fetched:
+                _fetch_one(settings, name, fetch or fetch_by_maven)
+    artifact_retention.mark_needed(settings, needed)
+    return fetched
 
 
 def fetch_by_maven(pom: Path, directory: Path) -> None:
@@ -149,7 +156,14 @@ def _copy_dependencies(pom: Path, directory: Path, *options: str) -> None:
         *("dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={directory}"),
         *options,
     ]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=FETCH_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise KintsugiError(
+            f"Maven did not fetch the jars of {pom} within {FETCH_S} s; check the network and run it again"
+        ) from error
     if done.returncode:
         errors = [line for line in done.stdout.splitlines() if line.startswith("[ERROR]")]
         reason = errors[0].removeprefix("[ERROR]").strip() if errors else f"exit code {done.returncode}"
@@ -176,6 +190,7 @@ def _fetch_one(settings: Settings, name: str, fetch: Fetch) -> None:
             _write_record(target, pom)
             return
         _write_record(fresh, pom)
+        artifact_retention.begin_record(fresh)
         if target.exists():
             target.rename(Path(scratch) / "old")
         fresh.rename(target)

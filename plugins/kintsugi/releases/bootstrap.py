@@ -14,7 +14,7 @@ from kintsugi.core.fleet import REPOSITORY, load_fleet
 from kintsugi.infra.ansible import Ansible
 from kintsugi.operations import stream_driver
 from kintsugi.operations.context import Context
-from kintsugi.releases import archive, assignment, drift, steady_state
+from kintsugi.releases import archive, assignment, drift, release_artifacts, steady_state
 
 CONVERGE_S = 300.0
 STEADY_S = 120.0
@@ -23,7 +23,8 @@ STEADY_S = 120.0
 def start_fleet(context: Context) -> str:
     """Configure and start every node from its recorded release; returns what was done.
 
-    If none is recorded, this checkout becomes the first release. Raises StepFailed with Ansible's error.
+    If none is recorded, this checkout becomes the first release. Raises StepFailed with Ansible's error, and
+    GuardRefused if the jars of a release can't be had.
     """
     if not context.store.node_releases():
         release = archive.publish_release(context)
@@ -31,8 +32,12 @@ def start_fleet(context: Context) -> str:
     groups = drift.nodes_by_release(context, {})
     _record_zones(context, groups)
     desired = stream_driver.driver_variables(context)
+    releases = {digest: assignment.open_release(context, digest) if digest else None for digest in groups}
+    for release in filter(None, releases.values()):
+        # The checkout's jars are there, but nodes may run other versions: after a restore on a new machine, for one.
+        release_artifacts.fetch_artifacts(context, release)
     for digest, nodes in groups.items():
-        ansible = Ansible(context.settings, assignment.open_release(context, digest) if digest else None)
+        ansible = Ansible(context.settings, releases[digest])
         # Only a run over the whole fleet records that its clusters exist.
         limit = ",".join(nodes) if len(groups) > 1 else None
         ansible.run("site.yml", limit=limit, extra_vars=desired, timeout_s=CONVERGE_S)
@@ -69,7 +74,5 @@ def mark_first_known_good(context: Context) -> str:
         context.store.mark_known_good(digests.pop())
         return "the first release is known-good: every node serves"
     if archive.digest_of(context.settings) not in digests:
-        return (
-            f"the checkout {REPOSITORY} differs from what the nodes run; run deploy_release to roll it out"
-        )
+        return f"the checkout {REPOSITORY} differs from what the nodes run; run deploy_release to roll it out"
     return "the nodes run the release of this checkout"

@@ -89,7 +89,7 @@ def restart_node(context: Context, release: Release, node: str, token: int) -> N
         limit=node,
         extra_vars=stream_driver.driver_variables(context),
         timeout_s=RESTART_S,
-        give_up=listener_check.listener_watch(context.fleet, context.fleet.node(node)),
+        give_up=listener_check.listener_watch(context, context.fleet.node(node)),
     )
     context.store.renew_lease(node, token, LEASE_S)
 

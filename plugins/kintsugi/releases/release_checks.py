@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 
 from kintsugi.core.cassandra_racks import zone_conflict
 from kintsugi.core.errors import GuardRefused, StepFailed
 from kintsugi.core.fleet import Fleet, load_fleet
-from kintsugi.infra import artifacts
 from kintsugi.infra.ansible import Ansible, Checked
 from kintsugi.operations import stream_driver
 from kintsugi.operations.context import Context
@@ -17,18 +15,16 @@ from kintsugi.releases import steady_state
 from kintsugi.releases.archive import Release
 
 CHECK_S = 300.0
-_PRODUCTS = ("cassandra", "kafka", "spark")  # what nodes run; S3Proxy belongs to the control plane
 
 log = logging.getLogger(__name__)
 
 
 def check_fit(context: Context, release: Release) -> None:
-    """Raise GuardRefused if the release declares other nodes or zones, or needs other artifacts, than the fleet has."""
+    """Raise GuardRefused if the release declares other nodes or zones than the fleet has."""
     declared = load_fleet(release.fleet_file)
     _check_nodes(context.fleet, declared)
     if conflict := zone_conflict(context.settings, declared):
         raise GuardRefused(f"release {release.short} can't be rolled out: {conflict}")
-    _check_artifacts(context, release)
 
 
 def _check_nodes(current: Fleet, declared: Fleet) -> None:
@@ -40,16 +36,6 @@ def _check_nodes(current: Fleet, declared: Fleet) -> None:
         raise GuardRefused(
             f"the fleet file of the release and the current fleet differ in {', '.join(odd)}; "
             "a roll-out does not create, move or remove nodes. Use Terraform (`make up`) for that"
-        )
-
-
-def _check_artifacts(context: Context, release: Release) -> None:
-    """Refuse a release whose jars aren't in the cache: a roll-out downloads nothing."""
-    odd = artifacts.missing(replace(context.settings, repository=release.directory), among=_PRODUCTS)
-    if odd:
-        raise GuardRefused(
-            f"release {release.short} needs other versions of {', '.join(odd)} than the cache at "
-            f"{context.settings.artifacts} holds; check out that version, run `kintsugi artifacts`, then roll it out"
         )
 
 

@@ -1,8 +1,9 @@
 """The steps of a roll-out, as the DAG ``deploy_release`` runs them; ``rollout`` decides, these steps carry it out.
 
-1. ``prepare``    build or find the release; open the deployment.
-2. ``plan``       wait for the steady state; render every file of every node and compare it with the node's disk. A
-                  file that doesn't render is found here, before any node is changed.
+1. ``prepare``    build or find the release; fetch the jars that it or a roll-back needs; open the deployment.
+2. ``plan``       wait for the steady state; see that another Kafka can start, and be rolled back; render every file of
+                  every node and compare it with the node's disk. A file that doesn't render is found here, before any
+                  node is changed.
 3. ``apply``, ``prove``   for one node: take its lease and set a maintenance flag, so that the restart does not count
                   as a failure; write the files and restart; then wait until it is ready, verify it, and watch it
                   for a moment.
@@ -10,7 +11,8 @@
                   Only then the release is known-good.
 5. ``go_back``    roll back after the first failed probe: each updated node returns to the last known-good release,
                   the failed node first.
-6. ``finish``     always: end the deployment, release its leases and flags, write the summary.
+6. ``finish``     always: end the deployment, release its leases and flags, write the summary; after a success remove
+                  the jars that no release needs any more.
 
 Each step may be killed at any moment and run again. The plan and the state of each node are in the database; a node
 is recorded as updated before it is changed. The whole roll-out holds a lease of its own, so only one runs at a time.
@@ -19,11 +21,22 @@ If its run has ended, another roll-out takes over when that lease expires.
 
 from __future__ import annotations
 
+import logging
+
 from kintsugi.core.errors import GuardRefused, KintsugiError, StepFailed
 from kintsugi.core.rollout_state import NodeState
 from kintsugi.db.store import Deployment
 from kintsugi.operations.context import Context
-from kintsugi.releases import archive, assignment, node_update, release_checks, rollout, steady_state
+from kintsugi.releases import (
+    archive,
+    assignment,
+    node_update,
+    release_artifacts,
+    release_checks,
+    release_features,
+    rollout,
+    steady_state,
+)
 from kintsugi.releases.archive import Release
 from kintsugi.releases.rollout import Move
 from kintsugi.releases.rollout_claim import (
@@ -45,12 +58,15 @@ from kintsugi.releases.rollout_record import (
 WORKING_TREE = "working tree"
 NODE_HOLD_S = 8.0
 
+log = logging.getLogger(__name__)
+
 
 def prepare_rollout(context: Context, deployment_id: str, wanted: str, *, again: bool = False) -> Deployment:
     """Build the release of the working tree, or find the one whose digest begins with ``wanted``; open the deployment.
 
-    Raises GuardRefused for a release that is marked bad, unless ``again``; while another roll-out runs; and if the
-    fleet file of the release declares other nodes than the fleet has. Raises KintsugiError if there is no such release.
+    Raises GuardRefused for a release that is marked bad, unless ``again``; while another roll-out runs; if jars can't
+    be had; and if the fleet file of the release declares other nodes than the fleet has. Raises KintsugiError if there
+    is no such release.
     """
     claim_rollout(context, deployment_id)
     try:
@@ -74,20 +90,25 @@ def _open_deployment(context: Context, deployment_id: str, wanted: str, *, again
             "change it, or request it again in the form of deploy_release"
         )
     release_checks.check_fit(context, release)
+    fetched = release_artifacts.provide_artifacts(context, release)
+    claim_rollout(context, deployment_id)  # once more: to fetch jars may have taken minutes
     for other in store.read_deployments():
         if other.state == "running" and other.id != deployment_id:
             store.end_deployment(
                 other.id, "stopped", f"its run ended without a result; taken over by {deployment_id}"
             )
     good = store.last_known_good()
-    return store.open_deployment(deployment_id, release.digest, good.digest if good else None)
+    deployment = store.open_deployment(deployment_id, release.digest, good.digest if good else None)
+    if fetched:
+        store.note_deployment(deployment_id, f"fetched and verified the jars of {', '.join(fetched)}")
+    return deployment
 
 
 def plan_rollout(context: Context, deployment_id: str) -> Deployment:
     """Render all files of all nodes, compare them, and record what changes where; no node is changed.
 
-    Raises GuardRefused if the steady state doesn't hold or a node can't be reached. Raises StepFailed, and marks the
-    release bad, if a file doesn't render. An existing plan is kept.
+    Raises GuardRefused if the steady state doesn't hold, a node can't be reached, or another version of Kafka could not
+    be rolled back. Raises StepFailed, and marks the release bad, if a file doesn't render. An existing plan is kept.
     """
     deployment = context.store.read_deployment(deployment_id)
     if deployment.steps:
@@ -96,6 +117,7 @@ def plan_rollout(context: Context, deployment_id: str) -> Deployment:
     steady_state.await_steady(lambda: steady_state.observe_fleet(context))
     context.store.note_deployment(deployment_id, f"before: {release_checks.check_pipeline(context)}")
     release = assignment.open_release(context, deployment.digest)
+    _check_versions(context, deployment, release)
     nodes = [node.name for node in rollout.update_order(context.fleet)]
     checked = release_checks.check_rendering(context, release, nodes)
     if checked.unreachable:
@@ -115,6 +137,16 @@ def plan_rollout(context: Context, deployment_id: str) -> Deployment:
         )
         context.store.note_deployment(deployment_id, what, step.node)
     return planned
+
+
+def _check_versions(context: Context, deployment: Deployment, release: Release) -> None:
+    """Note which versions change from the release that a roll-back returns to; GuardRefused if Kafka's can't."""
+    if deployment.back_to is None:
+        return
+    back_to = assignment.open_release(context, deployment.back_to)
+    if versions := release_artifacts.describe_versions(back_to, release):
+        context.store.note_deployment(deployment.id, f"versions: {versions}")
+    release_features.check_features(context, release, back_to)
 
 
 def update_node(context: Context, deployment_id: str, node: str) -> str:
@@ -248,4 +280,16 @@ def finish_rollout(context: Context, deployment_id: str, *, dry_run: bool = Fals
     ended = store.end_deployment(deployment_id, state, reason)
     end_rollout_claim(context, deployment_id)
     archive_deployment(context, ended)
+    if ended.state == "held":
+        _remove_old_jars(context)
     return RolloutRecord(well=ended.state in ("held", "dry_run"), text=format_rollout(ended))
+
+
+def _remove_old_jars(context: Context) -> None:
+    """Remove the jars that no release needs any more; the roll-out has succeeded, also if that fails."""
+    try:
+        removed = release_artifacts.remove_unneeded(context)
+    except OSError as error:
+        log.warning("old jars stay in the cache: %s", error)
+    else:
+        log.info("jars removed from the cache: %s", ", ".join(removed) or "none")

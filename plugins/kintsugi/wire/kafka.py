@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -18,6 +18,7 @@ from kintsugi.wire.exchange import MAX_BYTES, Connection, ProtocolMismatch
 
 CLIENT = "kintsugi"
 METADATA_TOPIC = "__cluster_metadata"
+METADATA_FEATURE = "metadata.version"
 _API_VERSIONS = 18
 # What kafka-python raises for bytes that are no message of the expected type.
 _DECODE_ERRORS = (struct.error, IndexError, KeyError, OverflowError, TypeError, ValueError)
@@ -83,6 +84,18 @@ class Replicas:
         return self.in_sync != self.assigned
 
 
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Levels of Kafka's features by name, as one broker tells them. METADATA_FEATURE decides what its disk looks like.
+
+    ``supported``: the highest level that this broker's program knows, so it tells one version of Kafka from another.
+    ``finalized``: the level that the cluster uses.
+    """
+
+    supported: Mapping[str, int]
+    finalized: Mapping[str, int]
+
+
 async def count_apis(connection: Connection) -> int:
     """Return how many APIs the broker supports: every broker answers that in any state (KIP-35)."""
     correlation_id = secrets.randbelow(2**31)
@@ -92,6 +105,23 @@ async def count_apis(connection: Connection) -> int:
     _require_correlation(response_id, correlation_id)
     require_success(error_code)
     return int(count)
+
+
+async def read_features(connection: Connection) -> Features:
+    """Return the features that this broker knows, and those that its cluster uses (KIP-584).
+
+    Raises ProtocolMismatch on an error code.
+    """
+    from kafka.protocol.metadata import ApiVersionsRequest, ApiVersionsResponse
+
+    # Since version 4 a broker also tells features whose lowest level is 0.
+    request = ApiVersionsRequest(version=4, client_software_name=CLIENT, client_software_version="1")
+    response = await exchange_messages(connection, request, ApiVersionsResponse)
+    require_success(response.error_code)
+    return Features(
+        {one.name: one.max_version for one in response.supported_features or ()},
+        {one.name: one.max_version_level for one in response.finalized_features or ()},
+    )
 
 
 async def read_broker_ids(connection: Connection) -> set[int]:

@@ -53,7 +53,7 @@ def test_an_old_command_says_its_new_name_and_runs(old: str, capsys: pytest.Capt
     assert said.out.startswith(f"usage: python -m benchmarks {command_line.RENAMED[old]} ")
 
 
-@pytest.mark.parametrize("command", ["bench", "soak-kill", "crash-test", "restore-drill"])
+@pytest.mark.parametrize("command", ["bench", "soak-kill", "crash-test", "restore-drill", "version-drill"])
 def test_what_needs_a_nodes_processes_says_so_where_they_can_t_be_seen(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from kintsugi.core.cassandra_racks import formed_zones, record_zones
 from kintsugi.core.settings import Settings
 from kintsugi.operations import stream_driver
-from kintsugi.releases import assignment, bootstrap, drift
+from kintsugi.releases import assignment, bootstrap, drift, release_artifacts
 from kintsugi.releases.archive import Release
 from tests.installations import give_zones, installation
 
@@ -68,3 +68,28 @@ def test_a_node_of_an_older_release_is_formed_as_that_release_says(
     release = Release("0" * 64, old.fleet_file.parent)
     start(settings, monkeypatch, release)
     assert formed_zones(settings) == {}
+
+
+def test_the_jars_of_the_release_that_a_node_runs_are_fetched_before_it_is_configured(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a restore on another machine they may not be those of the checkout."""
+    fetched: list[Release] = []
+    monkeypatch.setattr(
+        release_artifacts, "fetch_artifacts", lambda context, release: fetched.append(release)
+    )
+    release = Release("0" * 64, settings.fleet_file.parent)
+    start(settings, monkeypatch, release)
+    assert fetched == []  # it was ended before
+    monkeypatch.setattr(stream_driver, "driver_variables", lambda context: {})
+
+    class Stopped:
+        def __init__(self, settings: Settings, source: Release) -> None:
+            assert fetched == [source]
+            raise InterruptedError
+
+    monkeypatch.setattr(bootstrap, "Ansible", Stopped)
+    store: Any = SimpleNamespace(node_releases=lambda: {"kafka-1": release.digest})
+    context: Any = SimpleNamespace(settings=settings, fleet=settings.fleet, store=store)
+    with pytest.raises(InterruptedError):
+        bootstrap.start_fleet(context)

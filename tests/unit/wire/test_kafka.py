@@ -10,16 +10,18 @@ from uuid import UUID
 
 import pytest
 from kafka.protocol.admin import DescribeTopicPartitionsResponse
-from kafka.protocol.metadata import MetadataResponse
+from kafka.protocol.metadata import ApiVersionsResponse, MetadataResponse
 
 from kintsugi.wire.exchange import Connection, ProtocolMismatch, ask_endpoint
 from kintsugi.wire.kafka import (
+    Features,
     Quorum,
     Replicas,
     ReplicaState,
     count_apis,
     describe_quorum,
     read_broker_ids,
+    read_features,
     read_partitions,
 )
 
@@ -164,3 +166,35 @@ def test_what_is_no_kafka_is_a_mismatch() -> None:
 
     with pytest.raises(ProtocolMismatch):
         asyncio.run(ask_http())
+
+
+def test_a_broker_tells_the_features_that_it_knows_and_those_that_its_cluster_uses() -> None:
+    answer = ApiVersionsResponse(
+        version=4,
+        error_code=0,
+        api_keys=[],
+        throttle_time_ms=0,
+        supported_features=[
+            ApiVersionsResponse.SupportedFeatureKey(
+                version=4, name="metadata.version", min_version=7, max_version=33
+            ),
+            ApiVersionsResponse.SupportedFeatureKey(
+                version=4, name="share.version", min_version=0, max_version=2
+            ),
+        ],
+        finalized_features_epoch=3,
+        finalized_features=[
+            ApiVersionsResponse.FinalizedFeatureKey(
+                version=4, name="metadata.version", max_version_level=30, min_version_level=7
+            )
+        ],
+        zk_migration_ready=False,
+    )
+    features, requests = ask(read_features, bytes(answer.encode()))
+    assert features == Features({"metadata.version": 33, "share.version": 2}, {"metadata.version": 30})
+    assert requests[0][:4] == struct.pack(">hh", 18, 4)
+
+
+def test_a_broker_that_refuses_to_tell_its_features_is_a_mismatch() -> None:
+    with pytest.raises(ProtocolMismatch, match="35"):
+        ask(read_features, struct.pack(">hi", 35, 0))
