@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
 
-from kintsugi.core.fleet import Role
+from kintsugi.core.fleet import Fleet, Role, load_fleet
 from kintsugi.core.settings import Settings, load_settings
 
 ZONES = ("a", "b", "c")
@@ -65,6 +66,13 @@ def address_of(position: int) -> str:
     """Return the address of the node at ``position`` (from 0) of the fleet file."""
     block, last = divmod(position, _ADDRESSES_A_BLOCK)
     return f"127.96.{block}.{last + 1}"
+
+
+def simulated_fleet(size: int, *, mutual_tls: bool) -> Fleet:
+    """Return the fleet of `fleet_document`, checked as the product checks a fleet file."""
+    with tempfile.TemporaryDirectory(prefix="kintsugi-simulation-") as directory:
+        write_fleet(Path(directory), size, mutual_tls=mutual_tls)
+        return load_fleet(Path(directory) / "fleet.yaml")
 
 
 def write_fleet(state: Path, size: int, *, mutual_tls: bool) -> dict[str, str]:

@@ -1,0 +1,172 @@
+"""Airflow with one watch DAG a node: what parsing, the database and the scheduler's loop cost.
+
+``python -m benchmarks.fleet_simulation.airflow_run <report.json>`` runs in the environment of a private Airflow with a
+migrated database (`benchmarks.fleet_simulation.dags`). No task runs: a queued sensor becomes deferred at once, as
+after its process has ended.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from benchmarks.fleet_simulation.figures import spread
+from kintsugi.controlplane import airflow_patches
+from kintsugi.core.fleet import REPOSITORY, load_fleet
+
+if TYPE_CHECKING:
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+
+BUNDLE = "dags-folder"
+WATCHES = REPOSITORY / "dags" / "watch_fleet.py"
+START_LIMIT_S = 60.0
+"""The loops that start the runs are measured for so long; what is left is extrapolated and reported as such."""
+LOOPS = 5
+
+T = TypeVar("T")
+
+
+def timed(work: Callable[[], T]) -> tuple[T, dict[str, float]]:
+    """Return the result, and how long it took: ``s``, and ``cpu_s`` of this process, in seconds."""
+    began_s, used_s = time.monotonic(), time.process_time()
+    result = work()
+    return result, {
+        "s": round(time.monotonic() - began_s, 3),
+        "cpu_s": round(time.process_time() - used_s, 3),
+    }
+
+
+def measure() -> dict[str, Any]:
+    """Return the figures of the fleet in this process's environment."""
+    figures: dict[str, Any] = {}
+    fleet, figures["read_fleet_file"] = timed(load_fleet)
+    bag, figures["parse"] = timed(parse_watches)
+    documents, figures["serialise"] = timed(lambda: serialise(bag))
+    figures |= {"dags": len(bag.dags), "import_errors": dict(bag.import_errors)}
+    figures["serialised_kb_a_dag"] = round(sum(map(len, documents)) / len(documents) / 1000, 1)
+    _, figures["write_to_database"] = timed(lambda: write_bag(bag))
+    figures["memory_of_the_parser_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    del bag, documents
+    return {"nodes": len(fleet.nodes), **figures, **measure_scheduler(len(fleet.nodes) + 1)}
+
+
+def parse_watches() -> DagBag:
+    """Parse ``watch_fleet.py`` as the dag-processor does."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    return DagBag(dag_folder=WATCHES, bundle_path=WATCHES.parent, bundle_name=BUNDLE, load_op_links=False)
+
+
+def serialise(bag: DagBag) -> list[str]:
+    """Return each DAG as the text that is stored."""
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    return [json.dumps(DagSerialization.to_dict(dag)) for dag in bag.dags.values()]
+
+
+def write_bag(bag: DagBag) -> None:
+    """Write the DAGs to the database as the dag-processor does, and unpause them."""
+    from airflow.dag_processing.dagbag import sync_bag_to_db
+    from airflow.models.dag import DagModel
+    from airflow.models.dagbundle import DagBundleModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import update
+
+    with create_session() as session:
+        session.add(DagBundleModel(name=BUNDLE))
+    with create_session() as session:
+        sync_bag_to_db(bag, BUNDLE, None, session=session)
+    with create_session() as session:
+        session.execute(update(DagModel).values(is_paused=False))
+
+
+def measure_scheduler(dags: int) -> dict[str, Any]:
+    """Let the scheduler's loop create and start a run of each DAG, then measure loops in which nothing changes."""
+    airflow_patches.apply_patches()
+    runner = make_runner()
+    starting: list[dict[str, float]] = []
+    began_s, started = time.monotonic(), 0
+    while started < dags and time.monotonic() - began_s < START_LIMIT_S:
+        _, took = timed(lambda: run_loop(runner))
+        starting.append(took)
+        started += defer_queued()
+    everything = start_rest(dags - started)
+    run_loop(runner)
+    _, states = timed(lambda: [airflow_patches.task_states() for _ in range(LOOPS)])
+    return {
+        "runs_started_by_loops": started,
+        "runs_a_second_at_most": round(started / sum(took["s"] for took in starting), 2),
+        "runs_a_processor_second": round(started / sum(took["cpu_s"] for took in starting), 2),
+        "starting_loop_s": spread([took["s"] for took in starting]),
+        "runs_in_all": started + everything,
+        "idle_loop_s": spread([timed(lambda: run_loop(runner, all_runs=False))[1]["s"] for _ in range(LOOPS)]),
+        "loop_over_all_runs_s": spread(
+            [timed(lambda: run_loop(runner, all_runs=True))[1]["s"] for _ in range(LOOPS)]
+        ),
+        "task_states_query_s": round(states["s"] / LOOPS, 4),
+        "memory_of_the_scheduler_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def make_runner() -> SchedulerJobRunner:
+    """Return a scheduler whose executor takes tasks and runs none."""
+    from airflow.executors.base_executor import BaseExecutor
+    from airflow.executors.executor_utils import ExecutorName
+    from airflow.jobs.job import Job
+    from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+    from airflow.utils.session import create_session
+
+    executor = BaseExecutor(parallelism=12)
+    executor.name = ExecutorName(module_path="none")
+    job = Job(job_type="SchedulerJob")
+    with create_session() as session:
+        session.add(job)
+        session.commit()
+        session.expunge(job)
+    return SchedulerJobRunner(job=job, executors=[executor])
+
+
+def run_loop(runner: SchedulerJobRunner, *, all_runs: bool | None = None) -> None:
+    """Run the deciding part of one scheduler loop. ``all_runs``: whether it examines all runs; None: as it is due."""
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+
+    examine = DagRun.get_running_dag_runs_to_examine
+    if all_runs is not None and isinstance(examine, airflow_patches.ChangedRunsFirst):
+        examine._all_at = 0.0 if all_runs else time.monotonic() + airflow_patches.ALL_AFTER_S
+    with create_session() as session:
+        runner._do_scheduling(session)
+        session.expunge_all()
+
+
+def defer_queued() -> int:
+    """Let every queued task count as deferred; returns how many there were."""
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+    from sqlalchemy import update
+
+    with create_session() as session:
+        done = session.execute(
+            update(TaskInstance).where(TaskInstance.state == "queued").values(state="deferred")
+        )
+    return int(done.rowcount)
+
+
+def start_rest(runs: int) -> int:
+    """Placeholder."""
+    return 0
+
+
+def main(words: Sequence[str] = sys.argv[1:]) -> None:
+    """Write the figures to the file that the first argument names."""
+    Path(words[0]).write_text(json.dumps(measure()))
+
+
+if __name__ == "__main__":
+    main()
