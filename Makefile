@@ -1,6 +1,6 @@
 # Every target is one line of `kintsugi` or of a tool; `make help` lists them. A subcommand has the name of its target.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock sbom scan demo up unpause down docker-up docker-down status incident recreate-cluster replace-node sequential-recovery bench soak-kill fault-matrix chaos-campaign stall-test chaos-stop chaos-resume mttr crash-test false-positive-test release-trials rotation-test restore-drill rotate-secrets backup restore reconcile signals test lint test-unit test-integration test-e2e test-system test-browser screenshots clean
+.PHONY: help setup lock sbom scan demo up unpause down docker-up docker-down status incident recreate-cluster replace-node sequential-recovery bench soak-kill fault-matrix chaos-campaign stall-test chaos-stop chaos-resume mttr crash-test false-positive-test release-trials rotation-test restore-drill fleet-simulation rotate-secrets backup restore reconcile signals test lint test-unit test-integration test-e2e test-system test-browser screenshots clean
 
 BIN := .venv/bin
 KINTSUGI := $(BIN)/python -m kintsugi.cli
@@ -93,6 +93,9 @@ rotation-test:  ## renew certificates and passwords at 1,000 trades a second, an
 
 restore-drill:  ## destroy the control plane while the fleet streams, and restore it (10 minutes; NODE=kafka-2)
 	@$(BENCHMARKS) restore-drill $(if $(NODE),--node "$(NODE)")
+
+fleet-simulation:  ## simulate 10, 100 and 1,000 nodes; needs no fleet (7 minutes; NODES="10 100", ONLY=probes, SEED=7)
+	@$(BENCHMARKS) fleet-simulation $(foreach nodes,$(NODES),--nodes $(nodes)) $(if $(ONLY),--only $(ONLY)) $(if $(SEED),--seed $(SEED))
 
 rotate-secrets:  ## renew Airflow's keys (restarts it), then all else node by node (AUTHORITY=1: the authority too)
 	@$(KINTSUGI) rotate-secrets $(if $(AUTHORITY),--authority)
