@@ -71,14 +71,21 @@ def measure_probes(run: ProbeRun) -> dict[str, Any]:
         (state / "plan.json").write_text(
             json.dumps([[planned.at_s, planned.node, planned.fault] for planned in plan])
         )
-        served, watched = _run_processes(state / "plan.json", run.seconds, variables)
-    return summarise(run, plan, served, watched)
+        outcome = _run_processes(state / "plan.json", run.seconds, variables)
+    return summarise(run, plan, outcome)
 
 
-def _run_processes(
-    plan: Path, seconds: float, variables: Mapping[str, str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Let the stand-ins serve and the watches watch; returns what both report."""
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the processes of a run report: the stand-ins, the watches, and the questions of judgements to the fleet."""
+
+    served: Mapping[str, Any]
+    watched: Mapping[str, Any]
+    judged: Sequence[Mapping[str, Any]]
+
+
+def _run_processes(plan: Path, seconds: float, variables: Mapping[str, str]) -> Outcome:
+    """Let the stand-ins serve and the watches watch, then ask the fleet as a judgement does."""
     path = os.pathsep.join((str(REPOSITORY / "plugins"), str(REPOSITORY)))
     environment = {**os.environ, **variables, "PYTHONPATH": path}
 
@@ -95,8 +102,10 @@ def _run_processes(
                 _expect(watches, "watching")
                 _send_line(stand_ins)
                 watched = json.loads(_read_line(watches))
+            with start("judgement_run") as judgement:
+                judged = json.loads(_read_line(judgement))
             _send_line(stand_ins)
-            return json.loads(_read_line(stand_ins)), watched
+            return Outcome(json.loads(_read_line(stand_ins)), watched, judged)
         finally:
             stand_ins.kill()
 
@@ -118,10 +127,9 @@ def _send_line(process: subprocess.Popen[str]) -> None:
     process.stdin.flush()
 
 
-def summarise(
-    run: ProbeRun, plan: Sequence[PlannedFault], served: Mapping[str, Any], watched: Mapping[str, Any]
-) -> dict[str, Any]:
+def summarise(run: ProbeRun, plan: Sequence[PlannedFault], outcome: Outcome) -> dict[str, Any]:
     """Return the figures of a run. Times in seconds unless the name ends in ``_ms`` or ``_us``."""
+    watched, served = outcome.watched, outcome.served
     faulty = {planned.node for planned in plan}
     intervals = [
         later - earlier
@@ -146,6 +154,17 @@ def summarise(
         "ssh_cores": round(watched["cpu_of_ssh_s"] / seconds, 3),
         "stand_ins_cores": round(served["cpu_s"] / served["seconds"], 3),
         **judge_detections(served["faults"], watched["findings"]),
+        "judgements": [judge_answer(answer, served["faults"]) for answer in outcome.judged],
+    }
+
+
+def judge_answer(answer: Mapping[str, Any], faults: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what one question to the whole fleet cost, and how many nodes it took for silent that answer."""
+    broken = {fault["node"] for fault in faults if fault["fault"] != Fault.PAUSE}
+    return {
+        **{name: round(answer[name], 3) for name in ("s", "cpu_s", "blocked_s")},
+        "silent": len(answer["silent"]),
+        "false": len(set(answer["silent"]) - broken),
     }
 
 
