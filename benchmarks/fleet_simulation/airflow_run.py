@@ -8,6 +8,7 @@ after its process has ended.
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 BUNDLE = "dags-folder"
 SENSORS = ("health", "flow_health")
 WATCHES = REPOSITORY / "dags" / "watch_fleet.py"
-START_LIMIT_S = 40.0
+PATIENCE_S = 600
+START_LIMIT_S = 30.0
 """The loops that start the runs are measured for so long. Then the rest is started in large steps, unmeasured."""
 LOOPS = 5
 
@@ -49,8 +51,12 @@ def measure() -> dict[str, Any]:
     figures: dict[str, Any] = {}
     fleet, figures["read_fleet_file"] = timed(load_fleet)
     bag, figures["parse"] = timed(parse_watches)
+    figures["import_errors"] = list(bag.import_errors.values())
+    if not bag.dags:  # it took longer than Airflow allows; the rest is measured all the same
+        os.environ["AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT"] = str(PATIENCE_S)
+        bag, figures["parse_without_limit"] = timed(parse_watches)
     documents, figures["serialise"] = timed(lambda: serialise(bag))
-    figures |= {"dags": len(bag.dags), "import_errors": dict(bag.import_errors)}
+    figures["dags"] = len(bag.dags)
     figures["serialised_kb_a_dag"] = round(sum(map(len, documents)) / len(documents) / 1000, 1)
     _, figures["write_to_database"] = timed(lambda: write_bag(bag))
     figures["memory_of_the_parser_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -97,7 +103,7 @@ def measure_scheduler(dags: int) -> dict[str, Any]:
     while started < dags and time.monotonic() - began_s < START_LIMIT_S:
         _, took = timed(lambda: run_loop(runner))
         starting.append(took)
-        started += defer_queued()
+        started += defer_queued(runner)
     if started < dags:
         start_rest(runner, dags - started)
     time.sleep(airflow_patches.COMMITS_WITHIN.total_seconds() + 0.5)  # until then every run counts as changed
@@ -150,12 +156,15 @@ def run_loop(runner: SchedulerJobRunner, *, all_runs: bool | None = None) -> Non
         session.expunge_all()
 
 
-def defer_queued() -> int:
-    """Let every queued task count as deferred; returns how many there were."""
+def defer_queued(runner: SchedulerJobRunner) -> int:
+    """Let every queued task count as deferred, and give its slot back; returns how many there were."""
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
     from sqlalchemy import update
 
+    for executor in runner.executors:
+        executor.queued_tasks.clear()
+        executor.running.clear()
     with create_session() as session:
         done = session.execute(
             update(TaskInstance).where(TaskInstance.state == "queued").values(state="deferred")
