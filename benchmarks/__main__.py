@@ -188,6 +188,31 @@ def _needs_processes(settings: Settings) -> None:
         )
 
 
+def _add_fleet_simulation(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    simulated = add_command(commands, fleet_simulation)
+    simulated.add_argument(
+        "--only",
+        type=lambda text: text.split(","),
+        default=[],
+        help="parts to measure, separated by commas: probes, guards, dags; default: all",
+    )
+    simulated.add_argument(
+        "--nodes",
+        action="append",
+        type=parse_fleet_size,
+        help="size of a fleet, 10 to 1000; may be repeated; default: 10, 100 and 1000",
+    )
+    simulated.add_argument(
+        "--seed", type=parse_seed, default=benchmarks.fleet_simulation.run.SEED, help="default: %(default)s"
+    )
+    simulated.add_argument(
+        "--report",
+        type=Path,
+        default=benchmarks.fleet_simulation.run.REPORT,
+        help="default: %(default)s",
+    )
+
+
 def parse_fleet_size(text: str) -> int:
     """Return the number of nodes of a simulated fleet; raises argparse's error for fewer than 10 or more than 1000."""
     size = parse_count(text)
@@ -237,28 +262,7 @@ def _build_parser() -> argparse.ArgumentParser:
     measured.add_argument(
         "--report", type=Path, default=Path("build/signals.json"), help="default: build/signals.json"
     )
-    simulated = add_command(commands, fleet_simulation)
-    simulated.add_argument(
-        "--only",
-        type=lambda text: text.split(","),
-        default=[],
-        help="parts to measure, separated by commas: probes, guards, dags; default: all",
-    )
-    simulated.add_argument(
-        "--nodes",
-        action="append",
-        type=parse_fleet_size,
-        help="size of a fleet, 10 to 1000; may be repeated; default: 10, 100 and 1000",
-    )
-    simulated.add_argument(
-        "--seed", type=parse_seed, default=benchmarks.fleet_simulation.run.SEED, help="default: %(default)s"
-    )
-    simulated.add_argument(
-        "--report",
-        type=Path,
-        default=benchmarks.fleet_simulation.run.REPORT,
-        help="default: %(default)s",
-    )
+    _add_fleet_simulation(commands)
     told_whole = add_command(commands, demo)
     told_whole.add_argument(
         "--trades", type=parse_count, default=40_000, help="trades of the sample day; default: 40000"

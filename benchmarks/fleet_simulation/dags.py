@@ -78,7 +78,9 @@ def _run(module_and_words: Sequence[str], environment: Mapping[str, str]) -> Non
 @contextmanager
 def _running(postgres: Postgres) -> Iterator[None]:
     """Run the server while the block runs."""
-    with subprocess.Popen(postgres.program().command, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    with subprocess.Popen(
+        postgres.program().command, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as server:
         try:
             if not wait_until(postgres.accepts, _START_S):
                 raise StepFailed(f"Postgres doesn't accept connections within {_START_S:.0f} s")

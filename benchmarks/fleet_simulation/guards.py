@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -33,7 +34,13 @@ from kintsugi.db.attempts import BUDGET_WINDOW
 from kintsugi.recovery.common_cause import OtherNode
 from kintsugi.recovery.diagnosis import LIVE_WITHIN, FailureMode
 from kintsugi.recovery.escalation import decide_action
-from kintsugi.recovery.guard_model import DEFAULT_LIMITS, CassandraFacts, GuardFacts, KafkaFacts, ReplicaCounts
+from kintsugi.recovery.guard_model import (
+    DEFAULT_LIMITS,
+    CassandraFacts,
+    GuardFacts,
+    KafkaFacts,
+    ReplicaCounts,
+)
 from kintsugi.recovery.guards import evaluate_action
 
 HORIZON_S = 24 * 3600.0
@@ -152,18 +159,18 @@ class Simulation:
         self._seen = {
             node.name: OtherNode(node.name, node.role, answers=True, zone=node.zone) for node in self.fleet
         }
-        self._events: list[tuple[float, int, Callable[[float], None]]] = []
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
         for failure in self.failures:
-            self._at(failure.at_s, lambda at_s, failure=failure: self._fail(failure))  # type: ignore[misc]
+            self._at(failure.at_s, partial(self._fail, failure))
 
     def run(self) -> None:
         """Run until nothing is left to decide, or until the horizon."""
         while self._events and self._events[0][0] <= HORIZON_S:
-            at_s, _, event = heapq.heappop(self._events)
-            event(at_s)
+            _, _, event = heapq.heappop(self._events)
+            event()
 
-    def _at(self, at_s: float, event: Callable[[float], None]) -> None:
+    def _at(self, at_s: float, event: Callable[[], None]) -> None:
         heapq.heappush(self._events, (at_s, next(self._order), event))
 
     def _fail(self, failure: Failure) -> None:
@@ -173,12 +180,15 @@ class Simulation:
             self._seen[name], answers=False, running=failure.running, silent_since=_moment(failure.at_s)
         )
         if failure.returns_s is not None:
-            self._at(failure.returns_s, lambda at_s: self._answer_again(name))
-        self._at(failure.at_s + FOUND_S[failure.service] + CONFIRM_S, lambda at_s: self._judge(failure, at_s))
+            self._at(failure.returns_s, partial(self._answer_again, name))
+        self._judge_at(failure, failure.at_s + FOUND_S[failure.service] + CONFIRM_S)
 
     def _answer_again(self, name: str) -> None:
         self._silent.discard(name)
         self._seen[name] = replace(self._seen[name], answers=True, running=None, silent_since=None)
+
+    def _judge_at(self, failure: Failure, at_s: float) -> None:
+        self._at(at_s, partial(self._judge, failure, at_s))
 
     def _judge(self, failure: Failure, at_s: float) -> None:
         """Let the guards judge the node; then begin its repair, or ask again later."""
@@ -202,7 +212,7 @@ class Simulation:
                 self.refused_by[guard] += 1
             if not result.passing:
                 self.asked_a_person.add(name)
-            self._at(_next_question_s(result.passing, result.retry_at, at_s), lambda at_s: self._judge(failure, at_s))
+            self._judge_at(failure, _next_question_s(result.passing, result.retry_at, at_s))
 
     def _begin(self, failure: Failure, action: Action, at_s: float) -> None:
         name = failure.node.name
@@ -211,10 +221,10 @@ class Simulation:
         self.allowed_s[name] = at_s
         self.working[name] = at_s
         self.most_at_once = max(self.most_at_once, len(self.working))
-        self._at(at_s + REPAIR_S, lambda at_s: self._finish(name))
+        self._at(at_s + REPAIR_S, partial(self._finish, name))
         if action.destroys_volume or (action.destroys and failure.node.role is Role.CASSANDRA):
             self.pending[name] = failure.node.role
-            self._at(at_s + REPAIR_S + CONSISTENT_S, lambda at_s: self._forget_pending(name))
+            self._at(at_s + REPAIR_S + CONSISTENT_S, partial(self._forget_pending, name))
 
     def _finish(self, name: str) -> None:
         del self.working[name]
@@ -294,8 +304,9 @@ def simulate_scenario(name: str, fleet: Fleet, seed: int) -> dict[str, Any]:
     failures = SCENARIOS[name](fleet, random.Random(f"{seed} {name}"))  # noqa: S311 - repeatable, not secret
     simulation = Simulation(fleet, failures)
     simulation.run()
-    waits_s = [simulation.allowed_s[one.node.name] - one.at_s for one in failures if one.node.name in simulation.allowed_s]
-    returned = [one for one in failures if one.returns_s is not None and one.node.name not in simulation.allowed_s]
+    allowed_s = simulation.allowed_s
+    waits_s = [allowed_s[one.node.name] - one.at_s for one in failures if one.node.name in allowed_s]
+    returned = [one for one in failures if one.returns_s is not None and one.node.name not in allowed_s]
     return {
         "scenario": name,
         "nodes": len(fleet.nodes),
@@ -318,7 +329,9 @@ def simulate_scenario(name: str, fleet: Fleet, seed: int) -> dict[str, Any]:
 
 def most_in_a_window(moments_s: Sequence[float], window_s: float) -> int:
     """Return how many of the moments, which are sorted, lie in the fullest window that begins with one of them."""
-    return max((bisect_left(moments_s, first + window_s) - at for at, first in enumerate(moments_s)), default=0)
+    return max(
+        (bisect_left(moments_s, first + window_s) - at for at, first in enumerate(moments_s)), default=0
+    )
 
 
 def _later_than(moments_s: Sequence[float], since_s: float) -> int:

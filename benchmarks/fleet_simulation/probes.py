@@ -48,10 +48,17 @@ def plan_faults(fleet: Fleet, run: ProbeRun) -> list[PlannedFault]:
     chance = random.Random(run.seed)  # noqa: S311 - repeatable, not secret
     names = list(fleet.nodes)
     chance.shuffle(names)
-    faults, last_s = [], run.seconds - _LAST_FAULT_BEFORE_END_S
-    for fault, share in ((Fault.REFUSE, _SHARE_REFUSE), (Fault.HANG, _SHARE_HANG), (Fault.PAUSE, _SHARE_PAUSE)):
-        for _ in range(max(1, round(share * run.size))):
-            faults.append(PlannedFault(chance.uniform(FIRST_FAULT_S, last_s), names.pop(), fault))
+    faults: list[PlannedFault] = []
+    last_s = run.seconds - _LAST_FAULT_BEFORE_END_S
+    for fault, share in (
+        (Fault.REFUSE, _SHARE_REFUSE),
+        (Fault.HANG, _SHARE_HANG),
+        (Fault.PAUSE, _SHARE_PAUSE),
+    ):
+        faults += [
+            PlannedFault(chance.uniform(FIRST_FAULT_S, last_s), names.pop(), fault)
+            for _ in range(max(1, round(share * run.size)))
+        ]
     zone = chance.choice(ZONES)
     lost_s = run.seconds - ZONE_LOST_BEFORE_END_S
     faults += [PlannedFault(lost_s, name, Fault.REFUSE) for name in names if fleet.node(name).zone == zone]

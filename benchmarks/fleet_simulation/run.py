@@ -84,7 +84,9 @@ def _print_probes(figures: Mapping[str, Any], console: Console) -> None:
             f"  a judgement asks the fleet in {answer['s']} s ({answer['cpu_s']} s of processor time): "
             f"{answer['silent']} silent, {answer['false']} of them falsely"
         )
-    console.print(f"  lost {len(figures['lost'])}, late {len(figures['late'])}, false {len(figures['false'])}")
+    console.print(
+        f"  lost {len(figures['lost'])}, late {len(figures['late'])}, false {len(figures['false'])}"
+    )
 
 
 def _print_guards(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -100,7 +102,8 @@ def _print_guards(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
 def _print_dags(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     for row in rows:
         console.print(
-            f"dags, {row['nodes']} nodes: parsed in {row['parse']['s']} s, written in {row['write_to_database']['s']} s; "
+            f"dags, {row['nodes']} nodes: parsed in {row['parse']['s']} s, "
+            f"written in {row['write_to_database']['s']} s; "
             f"{row['runs_a_second_at_most']} runs started a second; a loop over all runs "
             f"{_percentiles(row['loop_over_all_runs_s'])} s"
         )

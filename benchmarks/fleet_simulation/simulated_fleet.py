@@ -19,7 +19,7 @@ _ADDRESSES_A_BLOCK = 250
 
 
 def roles_of(size: int) -> list[Role]:
-    """Return the role of each of ``size`` nodes (at least 4): a third each for Kafka and Cassandra, one master, workers.
+    """Return the role of each of ``size`` nodes, at least 4: a third Kafka, a third Cassandra, one master, workers.
 
     The product knows one Spark master. So the rest are workers.
     """
@@ -80,7 +80,11 @@ def write_fleet(state: Path, size: int, *, mutual_tls: bool) -> dict[str, str]:
     state.mkdir(parents=True, exist_ok=True)
     fleet_file = state / "fleet.yaml"
     fleet_file.write_text(yaml.safe_dump(fleet_document(size, mutual_tls=mutual_tls), sort_keys=False))
-    return {"KINTSUGI_STATE": str(state), "KINTSUGI_FLEET": str(fleet_file), "KINTSUGI_CACHE": str(state / "cache")}
+    return {
+        "KINTSUGI_STATE": str(state),
+        "KINTSUGI_FLEET": str(fleet_file),
+        "KINTSUGI_CACHE": str(state / "cache"),
+    }
 
 
 @contextmanager

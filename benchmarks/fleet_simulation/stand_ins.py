@@ -169,7 +169,8 @@ class _SparkAnswers(_Answers):
     def __init__(self, page: dict[str, object]) -> None:
         body = json.dumps(page).encode()
         self._answer = (
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/json;charset=utf-8\r\nContent-Length: %d\r\n\r\n" % len(body)
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/json;charset=utf-8\r\nContent-Length: %d\r\n\r\n"
+            % len(body)
         ) + body
 
     def __call__(self, received: bytearray) -> bytes | None:
@@ -232,14 +233,17 @@ async def serve(plan: list[PlannedFault]) -> dict[str, object]:
 
 async def _lines_of_input() -> asyncio.StreamReader:
     reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
     return reader
 
 
 def main() -> None:
     """Serve by the plan that the first argument names: a list of ``[at_s, node, fault]``."""
     plan = [
-        PlannedFault(at_s, node, Fault(fault)) for at_s, node, fault in json.loads(Path(sys.argv[1]).read_text())
+        PlannedFault(at_s, node, Fault(fault))
+        for at_s, node, fault in json.loads(Path(sys.argv[1]).read_text())
     ]
     print(json.dumps(asyncio.run(serve(plan))), flush=True)
 

@@ -33,11 +33,13 @@ LAG_TICK_S = 0.05
 class Recorder:
     """What is seen of the watches: starts of probes by node, their latencies and results, findings, the loop's lag."""
 
+    nodes: int
     starts_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     latencies_s: list[float] = field(default_factory=list)
     results: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     findings: list[dict[str, Any]] = field(default_factory=list)
     lags_s: list[float] = field(default_factory=list)
+    all_probed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def probe(self, node: Node, timeout_s: float) -> Probe:
         """Probe as the product does, and record when and how it ended."""
@@ -46,6 +48,8 @@ class Recorder:
         if probe.answer is ProbeResult.OK:
             self.latencies_s.append(probe.latency_s)
         self.results[probe.answer] += 1
+        if len(self.starts_s) == self.nodes:
+            self.all_probed.set()
         return probe
 
     async def watch(self, trigger: NodeHealthTrigger) -> None:
@@ -71,11 +75,10 @@ def trigger_for(node: Node) -> NodeHealthTrigger:
 
 async def watch_fleet(fleet: Fleet, seconds: float) -> dict[str, Any]:
     """Watch every node for ``seconds`` after the first probe of all; returns the measurements."""
-    recorder = Recorder()
+    recorder = Recorder(len(fleet.nodes))
     with mock.patch.object(node_health, "probe_node", recorder.probe):
         watches = [asyncio.create_task(recorder.watch(trigger_for(node))) for node in fleet]
-        while len(recorder.starts_s) < len(fleet.nodes):
-            await asyncio.sleep(0.1)
+        await recorder.all_probed.wait()
         print("watching", flush=True)
         used_s, started_s, probes = _processor_s(), time.monotonic(), sum(recorder.results.values())
         lag = asyncio.create_task(recorder.measure_lag())
@@ -91,7 +94,7 @@ async def watch_fleet(fleet: Fleet, seconds: float) -> dict[str, Any]:
         "probes": probes,
         "cpu_s": own_s,
         "cpu_of_ssh_s": children_s,
-        "starts_s": {name: starts for name, starts in recorder.starts_s.items()},
+        "starts_s": recorder.starts_s,
         "since_s": started_s,
         "latencies_s": recorder.latencies_s,
         "lags_s": recorder.lags_s,

@@ -57,8 +57,10 @@ class Nodes:
     _seen: dict[str, NodeSnapshot] = field(default_factory=dict)
 
     async def ask(self) -> Mapping[str, NodeSnapshot]:
-        """The result of a new probe by node name; takes as long as the slowest probe (at most 2 s), and longer for
-        more than MOST_AT_ONCE nodes."""
+        """The result of a new probe by node name; takes as long as the slowest probe (at most 2 s).
+
+        A fleet of more than `protocols.MOST_AT_ONCE` nodes takes longer.
+        """
         clock = asyncio.get_running_loop().time
         probes = await probe_nodes(self.fleet)
         for node, probe in zip(self.fleet, probes, strict=True):

@@ -48,7 +48,9 @@ def test_every_open_incident_counts_in_the_first_failures(store: Store) -> None:
             detected_at=NOW + timedelta(minutes=2),
         )
     (incident,) = store.read_incidents(node="kafka-1")
-    store.close_incident(incident.id, store.acquire_lease("kafka-1", "run-1", 60).token, Outcome.HEALED, "well")
+    store.close_incident(
+        incident.id, store.acquire_lease("kafka-1", "run-1", 60).token, Outcome.HEALED, "well"
+    )
     expected = {name: NOW + timedelta(seconds=number) for number, name in enumerate(names) if number}
     assert store.first_failures() == expected
 
