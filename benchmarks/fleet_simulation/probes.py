@@ -157,6 +157,7 @@ def summarise(run: ProbeRun, plan: Sequence[PlannedFault], outcome: Outcome) -> 
         "latency_ms": spread([1000 * latency for latency in watched["latencies_s"]]),
         "loop_lag_ms": spread([1000 * lag for lag in watched["lags_s"]]),
         "triggerer_cores": round(watched["cpu_s"] / seconds, 3),
+        "triggerer_waited_cores": round(watched["waited_s"] / seconds, 3),
         "triggerer_us_a_probe": round(1e6 * watched["cpu_s"] / probes),
         "ssh_cores": round(watched["cpu_of_ssh_s"] / seconds, 3),
         "stand_ins_cores": round(served["cpu_s"] / served["seconds"], 3),

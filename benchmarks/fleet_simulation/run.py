@@ -75,7 +75,8 @@ def _print_probes(figures: Mapping[str, Any], console: Console) -> None:
     console.print(
         f"probes, {figures['nodes']} nodes, {'with' if figures['mutual_tls'] else 'without'} certificates: "
         f"{figures['probes_a_second']} a second; period {_percentiles(interval)} s; loop late {_percentiles(lag)} ms; "
-        f"{figures['triggerer_us_a_probe']} µs a probe, {figures['triggerer_cores']} cores"
+        f"{figures['triggerer_us_a_probe']} µs a probe, {figures['triggerer_cores']} cores, and waited for "
+        f"{figures['triggerer_waited_cores']} more"
     )
     for fault, delays in figures["detected_s"].items():
         console.print(f"  {fault}: found after {_percentiles(delays)} s")

@@ -16,6 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -84,7 +85,7 @@ async def watch_fleet(fleet: Fleet, seconds: float) -> dict[str, Any]:
         lag = asyncio.create_task(recorder.measure_lag())
         await asyncio.sleep(seconds)
         passed_s = time.monotonic() - started_s
-        own_s, children_s = (after - before for after, before in zip(_processor_s(), used_s, strict=True))
+        own_s, children_s, waited_s = (after - before for after, before in zip(_processor_s(), used_s, strict=True))
         probes = sum(recorder.results.values()) - probes
         for task in (lag, *watches):
             task.cancel()
@@ -94,6 +95,7 @@ async def watch_fleet(fleet: Fleet, seconds: float) -> dict[str, Any]:
         "probes": probes,
         "cpu_s": own_s,
         "cpu_of_ssh_s": children_s,
+        "waited_s": waited_s,
         "starts_s": recorder.starts_s,
         "since_s": started_s,
         "latencies_s": recorder.latencies_s,
@@ -103,10 +105,11 @@ async def watch_fleet(fleet: Fleet, seconds: float) -> dict[str, Any]:
     }
 
 
-def _processor_s() -> tuple[float, float]:
-    """Processor time of this process, and of its ended children, in seconds."""
+def _processor_s() -> tuple[float, float, float]:
+    """Processor time of this process and of its ended children, and how long our thread waited for it, in seconds."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time(), children.ru_utime + children.ru_stime
+    _, waited_ns, _ = Path("/proc/thread-self/schedstat").read_text().split()
+    return time.process_time(), children.ru_utime + children.ru_stime, int(waited_ns) / 1e9
 
 
 def main(words: Sequence[str] = sys.argv[1:]) -> None:
