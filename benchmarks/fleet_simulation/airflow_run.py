@@ -29,9 +29,9 @@ BUNDLE = "dags-folder"
 SENSORS = ("health", "flow_health")
 WATCHES = REPOSITORY / "dags" / "watch_fleet.py"
 PATIENCE_S = 600
-START_LIMIT_S = 30.0
+START_LIMIT_S = 20.0
 """The loops that start the runs are measured for so long. Then the rest is started in large steps, unmeasured."""
-LOOPS = 5
+LOOPS = 3
 
 T = TypeVar("T")
 

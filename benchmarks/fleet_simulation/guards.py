@@ -5,7 +5,7 @@ around them is a model:
 
 1. A node that refuses is found after 3 s, a silent one after 9 s. Confirming it takes 2 s more.
 2. A refusal that passes is asked again when the guards say, or after 5 s. Any other asks a person, who doesn't answer:
-   it is asked again after 30 minutes.
+   its run ends after 30 minutes, and a new finding asks again.
 3. A repair takes a minute. After a new volume the data is consistent two minutes later.
 4. A machine or zone without power is dead, and the platform says so. A node that hangs still runs.
 5. A node answers until it fails, and again when it is repaired or its stall ends. Nobody else hears a silent node.
@@ -45,7 +45,7 @@ from kintsugi.recovery.guards import evaluate_action
 
 HORIZON_S = 24 * 3600.0
 REPAIR_S, CONSISTENT_S = 60.0, 120.0
-CONFIRM_S, ASK_AGAIN_S, PERSON_S = 2.0, 5.0, 1800.0
+CONFIRM_S, ASK_AGAIN_S, PERSON_S = 2.0, 5.0, 1815.0
 FOUND_S: Mapping[ProbeResult, float] = {ProbeResult.REFUSED: 3.0, ProbeResult.TIMEOUT: 9.0}
 NODES_A_HOST = 4
 

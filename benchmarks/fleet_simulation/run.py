@@ -6,6 +6,8 @@ Postgres run in a temporary directory.
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +37,7 @@ def run_fleet_simulation(
     unknown = set(only) - set(PARTS)
     if unknown:
         raise InputError(f"there is no part {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends our servers too, as after Ctrl-C
     parts, sizes, console = only or PARTS, sizes or SIZES, make_console()
     document: dict[str, Any] = {
         "machine": describe_machine(),
