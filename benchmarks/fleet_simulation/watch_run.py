@@ -85,7 +85,9 @@ async def watch_fleet(fleet: Fleet, seconds: float) -> dict[str, Any]:
         lag = asyncio.create_task(recorder.measure_lag())
         await asyncio.sleep(seconds)
         passed_s = time.monotonic() - started_s
-        own_s, children_s, waited_s = (after - before for after, before in zip(_processor_s(), used_s, strict=True))
+        own_s, children_s, waited_s = (
+            after - before for after, before in zip(_processor_s(), used_s, strict=True)
+        )
         probes = sum(recorder.results.values()) - probes
         for task in (lag, *watches):
             task.cancel()
