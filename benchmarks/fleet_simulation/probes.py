@@ -20,11 +20,11 @@ from typing import Any
 
 from benchmarks.fleet_simulation.figures import spread
 from benchmarks.fleet_simulation.simulated_fleet import ZONES, installation, write_fleet
-from benchmarks.fleet_simulation.stand_ins import Fault, PlannedFault
+from benchmarks.fleet_simulation.stand_ins import NodeFault, PlannedFault
 from kintsugi.core.certificates import create_authority
 from kintsugi.core.fleet import REPOSITORY, Fleet
 
-DETECTED_WITHIN_S: Mapping[Fault, float] = {Fault.REFUSE: 9.0, Fault.HANG: 20.0}
+DETECTED_WITHIN_S: Mapping[NodeFault, float] = {NodeFault.REFUSE: 9.0, NodeFault.HANG: 20.0}
 """The aims: a node that refuses within 9 s, one that hangs within 20 s (docs/benchmarks.md)."""
 
 FIRST_FAULT_S = 10.0
@@ -51,9 +51,9 @@ def plan_faults(fleet: Fleet, run: ProbeRun) -> list[PlannedFault]:
     faults: list[PlannedFault] = []
     last_s = run.seconds - _LAST_FAULT_BEFORE_END_S
     for fault, share in (
-        (Fault.REFUSE, _SHARE_REFUSE),
-        (Fault.HANG, _SHARE_HANG),
-        (Fault.PAUSE, _SHARE_PAUSE),
+        (NodeFault.REFUSE, _SHARE_REFUSE),
+        (NodeFault.HANG, _SHARE_HANG),
+        (NodeFault.PAUSE, _SHARE_PAUSE),
     ):
         faults += [
             PlannedFault(chance.uniform(FIRST_FAULT_S, last_s), names.pop(), fault)
@@ -61,7 +61,9 @@ def plan_faults(fleet: Fleet, run: ProbeRun) -> list[PlannedFault]:
         ]
     zone = chance.choice(ZONES)
     lost_s = run.seconds - ZONE_LOST_BEFORE_END_S
-    faults += [PlannedFault(lost_s, name, Fault.REFUSE) for name in names if fleet.node(name).zone == zone]
+    faults += [
+        PlannedFault(lost_s, name, NodeFault.REFUSE) for name in names if fleet.node(name).zone == zone
+    ]
     return sorted(faults, key=lambda planned: planned.at_s)
 
 
@@ -78,12 +80,12 @@ def measure_probes(run: ProbeRun) -> dict[str, Any]:
         (state / "plan.json").write_text(
             json.dumps([[planned.at_s, planned.node, planned.fault] for planned in plan])
         )
-        outcome = _run_processes(state / "plan.json", run.seconds, variables)
-    return summarise(run, plan, outcome)
+        reports = _run_processes(state / "plan.json", run.seconds, variables)
+    return summarise(run, plan, reports)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ProcessReports:
     """What the processes of a run report: the stand-ins, the watches, and the questions of judgements to the fleet."""
 
     served: Mapping[str, Any]
@@ -91,7 +93,7 @@ class Outcome:
     judged: Sequence[Mapping[str, Any]]
 
 
-def _run_processes(plan: Path, seconds: float, variables: Mapping[str, str]) -> Outcome:
+def _run_processes(plan: Path, seconds: float, variables: Mapping[str, str]) -> ProcessReports:
     """Let the stand-ins serve and the watches watch, then ask the fleet as a judgement does."""
     path = os.pathsep.join((str(REPOSITORY / "plugins"), str(REPOSITORY)))
     environment = {**os.environ, **variables, "PYTHONPATH": path}
@@ -112,7 +114,7 @@ def _run_processes(plan: Path, seconds: float, variables: Mapping[str, str]) -> 
             with start("judgement_run") as judgement:
                 judged = json.loads(_read_line(judgement))
             _send_line(stand_ins)
-            return Outcome(json.loads(_read_line(stand_ins)), watched, judged)
+            return ProcessReports(json.loads(_read_line(stand_ins)), watched, judged)
         finally:
             stand_ins.kill()
 
@@ -134,9 +136,9 @@ def _send_line(process: subprocess.Popen[str]) -> None:
     process.stdin.flush()
 
 
-def summarise(run: ProbeRun, plan: Sequence[PlannedFault], outcome: Outcome) -> dict[str, Any]:
+def summarise(run: ProbeRun, plan: Sequence[PlannedFault], reports: ProcessReports) -> dict[str, Any]:
     """Return the figures of a run. Times in seconds unless the name ends in ``_ms`` or ``_us``."""
-    watched, served = outcome.watched, outcome.served
+    watched, served = reports.watched, reports.served
     faulty = {planned.node for planned in plan}
     intervals = [
         later - earlier
@@ -162,13 +164,13 @@ def summarise(run: ProbeRun, plan: Sequence[PlannedFault], outcome: Outcome) -> 
         "ssh_cores": round(watched["cpu_of_ssh_s"] / seconds, 3),
         "stand_ins_cores": round(served["cpu_s"] / served["seconds"], 3),
         **judge_detections(served["faults"], watched["findings"]),
-        "judgements": [judge_answer(answer, served["faults"]) for answer in outcome.judged],
+        "judgements": [judge_answer(answer, served["faults"]) for answer in reports.judged],
     }
 
 
 def judge_answer(answer: Mapping[str, Any], faults: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what one question to the whole fleet cost, and how many nodes it took for silent that answer."""
-    broken = {fault["node"] for fault in faults if fault["fault"] != Fault.PAUSE}
+    broken = {fault["node"] for fault in faults if fault["fault"] != NodeFault.PAUSE}
     return {
         **{name: round(answer[name], 3) for name in ("s", "cpu_s", "blocked_s")},
         "silent": len(answer["silent"]),
@@ -183,7 +185,7 @@ def judge_detections(
 
     A finding about a node that was not broken, or not yet, is false; so is one about a node that only paused.
     """
-    broken = {fault["node"]: fault for fault in faults if fault["fault"] != Fault.PAUSE}
+    broken = {fault["node"]: fault for fault in faults if fault["fault"] != NodeFault.PAUSE}
     delays: dict[str, list[float]] = {fault: [] for fault in DETECTED_WITHIN_S}
     late, false, found = [], [], set()
     for finding in findings:
@@ -197,7 +199,7 @@ def judge_detections(
         if delay_s > DETECTED_WITHIN_S[fault["fault"]]:
             late.append(finding["node"])
     return {
-        "faults": {fault: sum(one["fault"] == fault for one in faults) for fault in Fault},
+        "faults": {fault: sum(one["fault"] == fault for one in faults) for fault in NodeFault},
         "detected_s": {fault: spread(values) for fault, values in delays.items()},
         "lost": sorted(set(broken) - found),
         "late": sorted(late),

@@ -40,7 +40,7 @@ _ENCRYPTED = (Role.KAFKA, Role.CASSANDRA)
 _STARTUP, _READY, _OPTIONS, _SUPPORTED, _QUERY, _RESULT = 0x01, 0x02, 0x05, 0x06, 0x07, 0x08
 
 
-class Fault(StrEnum):
+class NodeFault(StrEnum):
     """How a stand-in fails."""
 
     REFUSE = "refuse"
@@ -54,7 +54,7 @@ class PlannedFault:
 
     at_s: float
     node: str
-    fault: Fault
+    fault: NodeFault
 
 
 class StandIn:
@@ -74,13 +74,13 @@ class StandIn:
         """Answer connections from now on."""
         asyncio.get_running_loop().add_reader(self._socket, self._accept_waiting)
 
-    def fail(self, fault: Fault) -> None:
+    def fail(self, fault: NodeFault) -> None:
         """Fail from now on; a pause ends by itself."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._socket)
-        if fault is Fault.REFUSE:
+        if fault is NodeFault.REFUSE:
             self._socket.close()
-        elif fault is Fault.PAUSE:
+        elif fault is NodeFault.PAUSE:
             loop.call_later(PAUSE_S, self.accept)
 
     def _accept_waiting(self) -> None:
@@ -242,7 +242,7 @@ async def _lines_of_input() -> asyncio.StreamReader:
 def main() -> None:
     """Serve by the plan that the first argument names: a list of ``[at_s, node, fault]``."""
     plan = [
-        PlannedFault(at_s, node, Fault(fault))
+        PlannedFault(at_s, node, NodeFault(fault))
         for at_s, node, fault in json.loads(Path(sys.argv[1]).read_text())
     ]
     print(json.dumps(asyncio.run(serve(plan))), flush=True)

@@ -31,7 +31,7 @@ LAG_TICK_S = 0.05
 
 
 @dataclass
-class Recorder:
+class WatchRecorder:
     """What is seen of the watches: starts of probes by node, their latencies and results, findings, the loop's lag."""
 
     nodes: int
@@ -76,7 +76,7 @@ def trigger_for(node: Node) -> NodeHealthTrigger:
 
 async def watch_fleet(fleet: Fleet, seconds: float) -> dict[str, Any]:
     """Watch every node for ``seconds`` after the first probe of all; returns the measurements."""
-    recorder = Recorder(len(fleet.nodes))
+    recorder = WatchRecorder(len(fleet.nodes))
     with mock.patch.object(node_health, "probe_node", recorder.probe):
         watches = [asyncio.create_task(recorder.watch(trigger_for(node))) for node in fleet]
         await recorder.all_probed.wait()

@@ -7,21 +7,21 @@ from typing import Any
 from benchmarks.fleet_simulation.figures import spread
 from benchmarks.fleet_simulation.probes import ProbeRun, judge_answer, judge_detections, plan_faults
 from benchmarks.fleet_simulation.simulated_fleet import simulated_fleet
-from benchmarks.fleet_simulation.stand_ins import Fault
+from benchmarks.fleet_simulation.stand_ins import NodeFault
 
 
-def fault(node: str, kind: Fault, t0: float) -> dict[str, Any]:
+def fault(node: str, kind: NodeFault, t0: float) -> dict[str, Any]:
     return {"node": node, "fault": kind, "t0": t0}
 
 
 def test_findings_are_compared_with_faults() -> None:
     faults = [
-        fault("kafka-1", Fault.REFUSE, 100.0),
-        fault("kafka-2", Fault.REFUSE, 100.0),
-        fault("kafka-3", Fault.HANG, 100.0),
-        fault("kafka-4", Fault.HANG, 100.0),
-        fault("kafka-5", Fault.PAUSE, 100.0),
-        fault("kafka-6", Fault.REFUSE, 100.0),
+        fault("kafka-1", NodeFault.REFUSE, 100.0),
+        fault("kafka-2", NodeFault.REFUSE, 100.0),
+        fault("kafka-3", NodeFault.HANG, 100.0),
+        fault("kafka-4", NodeFault.HANG, 100.0),
+        fault("kafka-5", NodeFault.PAUSE, 100.0),
+        fault("kafka-6", NodeFault.REFUSE, 100.0),
     ]
     findings = [
         {"node": "kafka-1", "at": 103.0},
@@ -42,7 +42,7 @@ def test_findings_are_compared_with_faults() -> None:
 
 def test_a_node_that_answers_and_is_taken_for_silent_is_false() -> None:
     answer = {"s": 2.2, "cpu_s": 0.1, "blocked_s": 0.0, "silent": ["kafka-1", "kafka-2", "kafka-3"]}
-    faults = [fault("kafka-1", Fault.HANG, 1.0), fault("kafka-2", Fault.PAUSE, 1.0)]
+    faults = [fault("kafka-1", NodeFault.HANG, 1.0), fault("kafka-2", NodeFault.PAUSE, 1.0)]
     judged = judge_answer(answer, faults)
     assert (judged["silent"], judged["false"]) == (3, 2)
 
@@ -54,8 +54,8 @@ def test_a_plan_is_seeded_and_breaks_each_node_once() -> None:
     names = [planned.node for planned in plans[0]]
     assert len(names) == len(set(names))
     kinds = [planned.fault for planned in plans[0]]
-    assert (kinds.count(Fault.HANG), kinds.count(Fault.PAUSE)) == (2, 2)
-    assert kinds.count(Fault.REFUSE) > 30  # four single nodes, and what is left of a zone
+    assert (kinds.count(NodeFault.HANG), kinds.count(NodeFault.PAUSE)) == (2, 2)
+    assert kinds.count(NodeFault.REFUSE) > 30  # four single nodes, and what is left of a zone
     assert max(planned.at_s for planned in plans[0]) <= 50.0 - 17.0
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.fleet_simulation import stand_ins
 from benchmarks.fleet_simulation.simulated_fleet import write_fleet
-from benchmarks.fleet_simulation.stand_ins import Fault, StandIn, server_context
+from benchmarks.fleet_simulation.stand_ins import NodeFault, StandIn, server_context
 from kintsugi.core.certificates import create_authority
 from kintsugi.core.client_tls import TLS_DIRECTORY
 from kintsugi.core.fleet import Node, Role
@@ -35,9 +35,9 @@ async def test_it_answers_then_hangs_then_refuses(node: Node) -> None:
     stand_in = StandIn(node, None)
     stand_in.accept()
     assert await answer(node) is ProbeResult.OK
-    stand_in.fail(Fault.HANG)
+    stand_in.fail(NodeFault.HANG)
     assert await answer(node, 0.2) is ProbeResult.TIMEOUT
-    stand_in.fail(Fault.REFUSE)
+    stand_in.fail(NodeFault.REFUSE)
     assert await answer(node) is ProbeResult.REFUSED
 
 
@@ -46,10 +46,10 @@ async def test_a_pause_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stand_ins, "PAUSE_S", 0.5)
     stand_in = StandIn(NODES[0], None)
     stand_in.accept()
-    stand_in.fail(Fault.PAUSE)
+    stand_in.fail(NodeFault.PAUSE)
     assert await answer(NODES[0], 0.1) is ProbeResult.TIMEOUT
     assert await answer(NODES[0], 5.0) is ProbeResult.OK
-    stand_in.fail(Fault.REFUSE)
+    stand_in.fail(NodeFault.REFUSE)
 
 
 async def test_with_certificates_it_answers_nobody_without_one(
@@ -68,4 +68,4 @@ async def test_with_certificates_it_answers_nobody_without_one(
     assert abs(ahead_s) < 1
     monkeypatch.setenv(TLS_DIRECTORY, "")
     assert await answer(node, 0.5) is not ProbeResult.OK
-    stand_in.fail(Fault.REFUSE)
+    stand_in.fail(NodeFault.REFUSE)
