@@ -1,6 +1,6 @@
 # Every target is one line of `kintsugi` or of a tool; `make help` lists them. A subcommand has the name of its target.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock sbom scan demo up unpause down docker-up docker-down status incident recreate-cluster replace-node sequential-recovery bench soak-kill fault-matrix chaos-campaign stall-test chaos-stop chaos-resume mttr crash-test false-positive-test release-trials rotation-test restore-drill version-drill rotate-secrets backup restore reconcile signals test lint test-unit test-integration test-e2e test-system test-browser screenshots clean
+.PHONY: help setup lock sbom scan demo up unpause down docker-up docker-down status incident recreate-cluster replace-node sequential-recovery bench soak-kill fault-matrix chaos-campaign stall-test chaos-stop chaos-resume mttr crash-test false-positive-test release-trials rotation-test restore-drill version-drill fleet-simulation rotate-secrets backup restore reconcile signals test lint test-unit test-integration test-e2e test-system test-browser screenshots clean
 
 BIN := .venv/bin
 KINTSUGI := $(BIN)/python -m kintsugi.cli
@@ -96,6 +96,9 @@ restore-drill:  ## destroy the control plane while the fleet streams, and restor
 
 version-drill:  ## raise Kafka's version by a release that fails and by one that holds, under load (15 minutes)
 	@$(BENCHMARKS) version-drill
+
+fleet-simulation:  ## simulate 10, 100 and 1,000 nodes; needs no fleet (7 minutes; NODES="10 100", ONLY=probes, SEED=7)
+	@$(BENCHMARKS) fleet-simulation $(foreach nodes,$(NODES),--nodes $(nodes)) $(if $(ONLY),--only $(ONLY)) $(if $(SEED),--seed $(SEED))
 
 rotate-secrets:  ## renew Airflow's keys (restarts it), then all else node by node (AUTHORITY=1: the authority too)
 	@$(KINTSUGI) rotate-secrets $(if $(AUTHORITY),--authority)

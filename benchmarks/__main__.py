@@ -16,6 +16,7 @@ import benchmarks.crash_test_plan
 import benchmarks.demo
 import benchmarks.false_positive_test
 import benchmarks.fault_matrix_run
+import benchmarks.fleet_simulation.run
 import benchmarks.mttr
 import benchmarks.release_trials
 import benchmarks.restore_drill
@@ -105,6 +106,13 @@ def signals(options: argparse.Namespace, settings: Settings) -> int:
     )
 
 
+def fleet_simulation(options: argparse.Namespace, settings: Settings) -> int:
+    """Measure watches, guards and Airflow for fleets of 10, 100 and 1,000 stand-in nodes; needs no fleet."""
+    return benchmarks.fleet_simulation.run.run_fleet_simulation(
+        only=options.only, sizes=options.nodes or (), seed=options.seed, report=options.report
+    )
+
+
 def fault_matrix(options: argparse.Namespace, settings: Settings) -> int:
     """Run the fault matrix: every scenario in turn; report its outcome and reconcile every trade."""
     return benchmarks.fault_matrix_run.run_fault_matrix(
@@ -187,6 +195,39 @@ def _needs_processes(settings: Settings) -> None:
         )
 
 
+def _add_fleet_simulation(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    simulated = add_command(commands, fleet_simulation)
+    simulated.add_argument(
+        "--only",
+        type=lambda text: text.split(","),
+        default=[],
+        help="parts to measure, separated by commas: probes, guards, dags; default: all",
+    )
+    simulated.add_argument(
+        "--nodes",
+        action="append",
+        type=parse_fleet_size,
+        help="size of a fleet, 10 to 1000; may be repeated; default: 10, 100 and 1000",
+    )
+    simulated.add_argument(
+        "--seed", type=parse_seed, default=benchmarks.fleet_simulation.run.SEED, help="default: %(default)s"
+    )
+    simulated.add_argument(
+        "--report",
+        type=Path,
+        default=benchmarks.fleet_simulation.run.REPORT,
+        help="default: %(default)s",
+    )
+
+
+def parse_fleet_size(text: str) -> int:
+    """Return the number of nodes of a simulated fleet; raises argparse's error for fewer than 10 or more than 1000."""
+    size = parse_count(text)
+    if not 10 <= size <= 1000:
+        raise argparse.ArgumentTypeError(f"a simulated fleet has 10 to 1000 nodes, not {size}")
+    return size
+
+
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
@@ -228,6 +269,7 @@ def _build_parser() -> argparse.ArgumentParser:
     measured.add_argument(
         "--report", type=Path, default=Path("build/signals.json"), help="default: build/signals.json"
     )
+    _add_fleet_simulation(commands)
     told_whole = add_command(commands, demo)
     told_whole.add_argument(
         "--trades", type=parse_count, default=40_000, help="trades of the sample day; default: 40000"

@@ -19,7 +19,7 @@ from kintsugi.core.fleet import watch_dag_id
 from kintsugi.core.incident import Incident, Outcome
 from kintsugi.core.observation import ProbeResult
 from kintsugi.operations.context import Context
-from kintsugi.probes.protocols import probe_node
+from kintsugi.probes.protocols import probe_nodes
 from kintsugi.releases.rollout_claim import ROLL_OUT
 
 NIGHT = timedelta(hours=1)
@@ -36,7 +36,7 @@ def check_steady_state(context: Context) -> str:
         raise GuardRefused(f"Chaos run refused: incident {', '.join(open_now)} is still open")
 
     async def probe_all() -> list[str]:
-        probes = await asyncio.gather(*(probe_node(node) for node in context.fleet))
+        probes = await probe_nodes(context.fleet)
         return [probe.target for probe in probes if probe.answer is not ProbeResult.OK]
 
     silent = asyncio.run(probe_all())

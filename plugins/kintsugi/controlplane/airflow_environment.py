@@ -194,7 +194,7 @@ def read_environment(path: Path) -> dict[str, str]:
 
 def _option_variables(settings: Settings) -> dict[str, str]:
     """Return ``AIRFLOW__SECTION__OPTION`` for every option that we set."""
-    sections = {**_core_options(settings), **_timing_options()}
+    sections = {**_core_options(settings), **_timing_options(settings)}
     return {
         f"AIRFLOW__{section.upper()}__{option.upper()}": value
         for section, options in sections.items()
@@ -204,6 +204,10 @@ def _option_variables(settings: Settings) -> dict[str, str]:
 
 PARALLELISM = 12
 """Number of workers, which the executor forks at its start; the slots of `control_plane.POOLS` fit into them."""
+
+
+OTHER_TRIGGERS = 200
+"""Room in the triggerer beside one watch a node: the stream, new files, questions to a person."""
 
 
 def _core_options(settings: Settings) -> dict[str, dict[str, str]]:
@@ -241,7 +245,7 @@ def _core_options(settings: Settings) -> dict[str, dict[str, str]]:
     }
 
 
-def _timing_options() -> dict[str, dict[str, str]]:
+def _timing_options(settings: Settings) -> dict[str, dict[str, str]]:
     # A dead task is noticed within about 30 s instead of 300 s; that costs a heartbeat every 2 s.
     return {
         "scheduler": {
@@ -270,7 +274,8 @@ def _timing_options() -> dict[str, dict[str, str]]:
             "refresh_interval": "15",
             "print_stats_interval": "300",
         },
-        "triggerer": {"capacity": "200", "job_heartbeat_sec": "2"},
+        # A watch that the triggerer has no room for would not run at all.
+        "triggerer": {"capacity": str(OTHER_TRIGGERS + len(settings.fleet.nodes)), "job_heartbeat_sec": "2"},
     }
 
 

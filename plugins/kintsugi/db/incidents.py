@@ -144,6 +144,15 @@ class Incidents(Database):
             return load_incidents(connection, rows)
 
     @retry_if_lost
+    def first_failures(self) -> dict[str, datetime]:
+        """Return the nodes with an open incident, however many, with the time of the first failed probe, UTC."""
+        with self.transaction() as connection:
+            rows = connection.execute(
+                "SELECT node, max(first_failed_at) AS at FROM incident WHERE closed_at IS NULL GROUP BY node"
+            ).fetchall()
+        return {row["node"]: row["at"] for row in rows}
+
+    @retry_if_lost
     def pending_repairs(self) -> dict[str, datetime]:
         """Return the nodes with a pending data repair, with the time since when: rebuilt, or missing rows."""
         with self.transaction() as connection:

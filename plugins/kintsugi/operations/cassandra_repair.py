@@ -18,7 +18,7 @@ from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Fleet, Node, Role
 from kintsugi.core.observation import ProbeResult
 from kintsugi.operations.context import Context
-from kintsugi.probes.protocols import probe_node
+from kintsugi.probes.protocols import probe_nodes
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def _silent_nodes(fleet: Fleet) -> list[str]:
 
 
 async def _answering_nodes(nodes: Sequence[Node]) -> list[str]:
-    probes = await asyncio.gather(*(probe_node(node) for node in nodes))
+    probes = await probe_nodes(nodes)
     return [probe.target for probe in probes if probe.answer is ProbeResult.OK]
 
 

@@ -31,6 +31,10 @@ HOLD = timedelta(seconds=45)
 RETRY = timedelta(seconds=5)
 
 
+NAMED = 10
+"""So many of the nodes are named in the sentence about them."""
+
+
 class Cause(StrEnum):
     """What several nodes have in common."""
 
@@ -114,10 +118,16 @@ def find_common_cause(
         cause,
         nodes,
         until,
-        f"{', '.join(nodes)} became silent together and still run. {_probable_cause(shared_zone)} "
+        f"{_list_nodes(nodes)} became silent together and still run. {_probable_cause(shared_zone)} "
         f"Nothing is killed for another {(until - at).total_seconds():.0f} s.",
         shared_zone,
     )
+
+
+def _list_nodes(nodes: Sequence[str]) -> str:
+    """Name the first nodes, and count the rest: of a large fleet hundreds may share a cause."""
+    rest = len(nodes) - NAMED
+    return ", ".join(nodes) if rest <= 1 else f"{', '.join(nodes[:NAMED])} and {rest} more nodes"
 
 
 def _shared_part(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -131,9 +130,7 @@ def _used_since(
 
 def _other_nodes(context: Context, platform: Platform, facts: GuardFacts) -> list[OtherNode]:
     """Return the other nodes; for a silent one also whether it runs, and since when it has been silent."""
-    incidents: Mapping[str, datetime] = {
-        one.node: one.first_failed_at for one in context.store.read_incidents(50, open_only=True)
-    }
+    first_failures = context.store.first_failures()
     # If no watch has reported a silent node yet, it became silent at most HANG_AFTER ago.
     unnoticed = facts.at - HANG_AFTER
     return [
@@ -142,7 +139,7 @@ def _other_nodes(context: Context, platform: Platform, facts: GuardFacts) -> lis
         else replace(
             other,
             running=is_running(platform, other.name),
-            silent_since=incidents.get(other.name, unnoticed),
+            silent_since=first_failures.get(other.name, unnoticed),
         )
         for other in facts.others
     ]

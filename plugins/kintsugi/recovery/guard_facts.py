@@ -16,7 +16,7 @@ from kintsugi.core.settings import KAFKA_PORT, Settings
 from kintsugi.probes.master_view import ask_master
 from kintsugi.probes.observe import node_view
 from kintsugi.probes.peers import PeerView, ask_each, ask_peers, query_cassandra
-from kintsugi.probes.protocols import Probe, probe_node, probe_ssh
+from kintsugi.probes.protocols import Probe, probe_node, probe_nodes, probe_ssh
 from kintsugi.recovery.common_cause import OtherNode
 from kintsugi.recovery.guard_model import CassandraFacts, GuardFacts, KafkaFacts, ReplicaCounts
 from kintsugi.wire import kafka as kafka_wire
@@ -105,8 +105,7 @@ async def recent_liveness(
 
 async def silent_nodes(fleet: Fleet) -> set[str]:
     """Return the names of the nodes that don't answer their own protocol now."""
-    probes = await asyncio.gather(*(probe_node(node) for node in fleet))
-    return {probe.target for probe in probes if probe.answer is not ProbeResult.OK}
+    return {probe.target for probe in await probe_nodes(fleet) if probe.answer is not ProbeResult.OK}
 
 
 async def _kafka_if(fleet: Fleet, node: Node) -> KafkaFacts | None:

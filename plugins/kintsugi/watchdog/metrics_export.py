@@ -13,7 +13,7 @@ from kintsugi.core.settings import Settings
 from kintsugi.db.database import StoreUnavailable
 from kintsugi.db.intake import IntakeStore
 from kintsugi.pipeline.ingest.intake_report import IntakeReport
-from kintsugi.probes.protocols import Probe, probe_node
+from kintsugi.probes.protocols import Probe, probe_nodes
 from kintsugi.probes.stream_progress import read_flow
 from kintsugi.telemetry.backend import load_backend
 from kintsugi.telemetry.metrics import FlowMeter, Instruments, state_of
@@ -55,8 +55,7 @@ class MetricsExport:
     async def _observe(self) -> tuple[list[Probe], FlowReading]:
         fleet = self._settings.fleet
         reading = asyncio.create_task(read_flow(fleet))
-        probes = await asyncio.gather(*(probe_node(node) for node in fleet))
-        return list(probes), await reading
+        return await probe_nodes(fleet), await reading
 
     def _record_nodes(self, probes: list[Probe]) -> None:
         fleet = self._settings.fleet

@@ -25,9 +25,8 @@ from kintsugi.db.releases import ReleaseRecord, Releases
 from kintsugi.db.stream_record import NOTHING_ON_RECORD, StreamRecord, StreamSummary
 from kintsugi.pipeline.cassandra_session import installation_session
 from kintsugi.pipeline.ingest.intake_report import IntakeReport
-from kintsugi.probes import probe_node
 from kintsugi.probes.failure_detector import FailureDetector
-from kintsugi.probes.protocols import Probe
+from kintsugi.probes.protocols import Probe, probe_nodes
 from kintsugi.probes.stream_progress import read_flow
 from kintsugi.web.polling_cache import PolledSource
 
@@ -58,9 +57,12 @@ class Nodes:
     _seen: dict[str, NodeSnapshot] = field(default_factory=dict)
 
     async def ask(self) -> Mapping[str, NodeSnapshot]:
-        """The result of a new probe by node name; takes as long as the slowest probe (at most 2 s)."""
+        """The result of a new probe by node name; takes as long as the slowest probe (at most 2 s).
+
+        A fleet of more than `protocols.MOST_AT_ONCE` nodes takes longer.
+        """
         clock = asyncio.get_running_loop().time
-        probes = await asyncio.gather(*(probe_node(node) for node in self.fleet))
+        probes = await probe_nodes(self.fleet)
         for node, probe in zip(self.fleet, probes, strict=True):
             self._seen[node.name] = self._judge_probe(node.name, probe, clock())
         return dict(self._seen)

@@ -35,6 +35,26 @@ def test_a_closed_incident_is_not_continued(store: Store) -> None:
     assert store.read_incidents(node="kafka-1") == []
 
 
+def test_every_open_incident_counts_in_the_first_failures(store: Store) -> None:
+    names = [f"kafka-{number}" for number in range(1, 61)]
+    for number, name in enumerate(names):
+        lease = store.acquire_lease(name, "run-1", 60)
+        store.open_incident(
+            name,
+            lease.token,
+            role=Role.KAFKA,
+            holder="run-1",
+            first_failed_at=NOW + timedelta(seconds=number),
+            detected_at=NOW + timedelta(minutes=2),
+        )
+    (incident,) = store.read_incidents(node="kafka-1")
+    store.close_incident(
+        incident.id, store.acquire_lease("kafka-1", "run-1", 60).token, Outcome.HEALED, "well"
+    )
+    expected = {name: NOW + timedelta(seconds=number) for number, name in enumerate(names) if number}
+    assert store.first_failures() == expected
+
+
 def test_the_journal_keeps_order_and_writes_a_key_once(store: Store) -> None:
     incident, token = opened(store)
     assert store.append_entry(incident.id, token, "confirm", "gone", {"verdict": "host_lost"}, key="confirm")

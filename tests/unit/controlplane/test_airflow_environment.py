@@ -3,11 +3,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from benchmarks.fleet_simulation.simulated_fleet import write_fleet
 from kintsugi.controlplane.airflow_environment import (
     airflow_environment,
     base_environment,
@@ -140,6 +142,16 @@ def test_stock_airflow_has_its_own_idle_time(settings: Settings, monkeypatch: py
     assert float(airflow_environment(settings)[name]) > 1
     monkeypatch.setenv(STOCK_AIRFLOW, "1")
     assert float(airflow_environment(settings)[name]) == 1
+
+
+def test_the_triggerer_has_room_for_the_watch_of_every_node(tmp_path: Path, settings: Settings) -> None:
+    def capacity(nodes: int) -> int:
+        write_fleet(tmp_path / str(nodes), nodes, mutual_tls=False)
+        large = replace(settings, fleet_file=tmp_path / str(nodes) / "fleet.yaml")
+        return int(airflow_environment(large)["AIRFLOW__TRIGGERER__CAPACITY"])
+
+    assert capacity(1000) - capacity(10) == 990
+    assert capacity(10) >= 210
 
 
 def test_the_setting_for_stock_airflow_reaches_the_scheduler(settings: Settings) -> None:

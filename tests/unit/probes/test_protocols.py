@@ -8,6 +8,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import pytest
 
@@ -202,6 +203,26 @@ async def test_probe_node_asks_in_the_protocol_of_the_role_and_is_named_after_th
     async with listening(http("200 OK", body), protocols.PORTS[Role.SPARK_MASTER]):
         probe = await protocols.probe_node(Node("spark-master-1", Role.SPARK_MASTER, ADDRESS, 2222))
     assert (probe.target, probe.answer) == ("spark-master-1", ProbeResult.OK)
+
+
+async def test_a_large_fleet_is_probed_in_turns_and_the_probes_come_in_its_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    at_once, most = 0, 0
+
+    async def probe(node: Node, timeout_s: float = 2.0) -> Probe:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0)
+        at_once -= 1
+        return Probe(node.name, ProbeResult.OK, datetime.now(UTC), 0.0, "")
+
+    monkeypatch.setattr(protocols, "probe_node", probe)
+    fleet = [Node(f"kafka-{number}", Role.KAFKA, ADDRESS, 2222) for number in range(1, 1001)]
+    probes = await protocols.probe_nodes(fleet)
+    assert [probe.target for probe in probes] == [node.name for node in fleet]
+    assert most == protocols.MOST_AT_ONCE
 
 
 @pytest.mark.parametrize(

@@ -237,3 +237,14 @@ def test_every_node_of_a_silent_zone_sees_the_same_event(silences: dict[str, flo
     (event,) = seen
     assert event is not None
     assert (event.cause, event.zone, set(event.nodes)) == (Cause.ZONE, "a", set(silences))
+
+
+def test_of_many_nodes_the_first_are_named_and_the_rest_is_counted() -> None:
+    few = find(9, *(other(f"kafka-{number}", 9) for number in range(2, 12)))
+    many = find(9, *(other(f"kafka-{number}", 9) for number in range(2, 301)))
+    assert few is not None
+    assert many is not None
+    assert all(name in few.reason for name in few.nodes)
+    assert len(many.nodes) == 300
+    assert "and 290 more nodes" in many.reason
+    assert len(many.reason) < 400

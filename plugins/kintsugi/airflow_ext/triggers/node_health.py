@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import zlib
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -92,11 +93,16 @@ class NodeHealthTrigger(BaseTrigger):
         yield end_of_watch(None if finding is None else finding_event(finding))
 
     async def watch(self) -> Finding | None:
-        """Probe until the first finding, and return it; None after ``max_watch`` seconds without one."""
+        """Probe until the first finding, and return it; None after ``max_watch`` seconds without one.
+
+        The triggerer starts the watches of a fleet at the same moment. Each begins at its own part of the interval, so
+        that their probes are spread over it (docs/decisions/0155).
+        """
         watch = FailureDetector(Rules(silence_s=self.silence))
         clock = asyncio.get_running_loop().time
         ends_s = clock() + self.max_watch
         async with LoopLag() as lag, run_beside(self.watch_clock()) as clock_watch:
+            await asyncio.sleep(self.interval * share_of_period(self.node.name))
             while (started_s := clock()) < ends_s:
                 HEARTBEAT_WRITER.record(self.node.name)
                 probe = await probe_node(self.node, self.probe_timeout)
@@ -111,9 +117,12 @@ class NodeHealthTrigger(BaseTrigger):
 
     async def watch_clock(self) -> Finding:
         """Compare the clock regularly; returns when it is wrong. Never returns for a role whose clock does no harm."""
-        every_s = clocks.EVERY_S.get(self.node.role)
+        every_s = clocks.EVERY_S.get(self.node.role, MAX_WATCH_S)
+        # A fleet may have hundreds of brokers, and each check of one is a session over SSH.
+        pause_s = every_s * share_of_period(self.node.name)
         while True:
-            await asyncio.sleep(MAX_WATCH_S if every_s is None else every_s)
+            await asyncio.sleep(pause_s)
+            pause_s = every_s
             looked_at = datetime.now(UTC)
             try:
                 skew = clocks.describe_skew(await clocks.seconds_ahead(load_settings(), self.node))
@@ -125,6 +134,11 @@ class NodeHealthTrigger(BaseTrigger):
                 return Finding(
                     self.node.name, Symptom.CLOCK_WRONG, looked_at, now, (f"{now:%H:%M:%S} {skew}",)
                 )
+
+
+def share_of_period(name: str) -> float:
+    """Return a number from 0 to below 1 that is always the same for ``name``, and evenly spread over many names."""
+    return zlib.crc32(name.encode()) / 2**32
 
 
 @asynccontextmanager

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
-from datetime import datetime
+from datetime import UTC, datetime
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from kintsugi.airflow_ext.triggers import node_health
 from kintsugi.airflow_ext.triggers.node_health import NodeHealthTrigger
 from kintsugi.core.fleet import Node, Role
+from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import SPARK_MASTER_UI_PORT, Settings
 from kintsugi.probes import clock_skew as clocks
+from kintsugi.probes.protocols import Probe
 from tests.fixtures_triggers import finding
 
 if TYPE_CHECKING:
@@ -72,6 +76,34 @@ async def test_a_well_node_ends_the_watch_with_nothing_found() -> None:
     server.close()
     assert event is None
     assert 3 <= asked <= 11
+
+
+async def test_watches_that_start_together_probe_at_different_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = asyncio.get_running_loop().time
+    starts: list[float] = []
+
+    async def probe(node: Node, timeout_s: float) -> Probe:
+        starts.append(clock())
+        return Probe(node.name, ProbeResult.OK, datetime.now(UTC), 0.0, "")
+
+    monkeypatch.setattr(node_health, "probe_node", probe)
+    began = clock()
+    triggers = [
+        NodeHealthTrigger(name=f"kafka-{number}", role="kafka", address="127.35.91.5", max_watch=1.0)
+        for number in range(1, 101)
+    ]
+    await asyncio.gather(*(finding(trigger) for trigger in triggers))
+    # A loop that is late delays a start, so only the first half is sure to lie where it belongs.
+    assert len(starts) >= 90
+    assert sum(start - began < 0.25 for start in starts) < 60
+    assert sum(start - began > 0.5 for start in starts) > 20
+
+
+def test_the_parts_of_the_period_are_spread_evenly() -> None:
+    shares = sorted(node_health.share_of_period(f"cassandra-{number}") for number in range(1, 334))
+    assert shares[0] >= 0
+    assert shares[-1] < 1
+    assert max(later - earlier for earlier, later in pairwise(shares)) < 0.05
 
 
 async def test_a_node_that_answers_by_a_wrong_clock_is_found_by_the_slower_look(
