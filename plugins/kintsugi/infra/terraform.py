@@ -58,10 +58,14 @@ class Terraform:
         """Initialise the root module; raises StepFailed if the state's database does not answer."""
         self._run("init", timeout_s=120, input=False, reconfigure=True)
 
-    def apply_all(self, *, timeout_s: float = 300) -> None:
-        """Create the missing nodes of the fleet, and change what differs from the fleet file."""
+    def apply_all(self, *, targets: Sequence[str] = (), timeout_s: float = 300) -> None:
+        """Create the missing nodes of the fleet, and change what differs from the fleet file.
+
+        ``targets``: if given, only these addresses.
+        """
         self.init()
-        self._run("apply", timeout_s=timeout_s, auto_approve=True, lock_timeout="60s", **_APPLY)
+        options = {"target": list(targets)} if targets else {}
+        self._run("apply", timeout_s=timeout_s, auto_approve=True, lock_timeout="60s", **options, **_APPLY)
 
     def destroy_all(self, *, timeout_s: float = 300) -> None:
         """Destroy all nodes and volumes (their data goes to the quarantine)."""
