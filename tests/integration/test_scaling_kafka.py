@@ -43,7 +43,14 @@ TOPIC = "records"
 pytestmark = pytest.mark.timeout(900)
 
 RATE = 50 * 2**20
-JAVA = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{servers.JARS('kafka')}/*"]
+JAVA = [
+    "java",
+    "-Xmx256m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-cp",
+    f"{servers.JARS('kafka')}/*",
+]
 
 
 @dataclass
@@ -173,7 +180,9 @@ def load_of(states: dict[tuple[str, int], PartitionState], topic: str) -> dict[i
 
 
 def test_a_new_broker_gets_its_share_although_the_moves_were_killed(cluster: Cluster, writer: Writer) -> None:
-    verify_kafka(three(cluster.context.fleet), NODES[0], 60)  # makes its topic for three brokers, as a recovery does
+    verify_kafka(
+        three(cluster.context.fleet), NODES[0], 60
+    )  # makes its topic for three brokers, as a recovery does
     cluster.start([NEW])
     brokers = Brokers({node.index: None for node in NODES})
     looks = iter([None, None, "killed"])
@@ -194,7 +203,9 @@ def test_a_new_broker_gets_its_share_although_the_moves_were_killed(cluster: Clu
     assert not writer.failed
 
 
-def test_a_broker_that_holds_replicas_is_not_stopped(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_that_holds_replicas_is_not_stopped(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stopped: list[Node] = []
     monkeypatch.setattr(clusters, "stop_service", lambda _, node: stopped.append(node))
     with pytest.raises(GuardRefused, match="replicas"):

@@ -120,6 +120,17 @@ def fleet_in_force(declared: Fleet, membership: Membership | None) -> Fleet:
     return replace(declared, nodes=members | leaving)
 
 
+def present_nodes(declared: Fleet, membership: Membership | None) -> dict[str, Node] | None:
+    """Return the members and the joining nodes by name, which are what Terraform manages; None without a record. Pure.
+
+    A node is as it is declared; one that is no longer declared is as it was recorded.
+    """
+    if membership is None:
+        return None
+    there = {**membership.joining, **membership.members}
+    return {name: declared.nodes.get(name, node) for name, node in there.items()}
+
+
 def known_fleet(declared: Fleet, membership: Membership | None) -> Fleet:
     """Return the declared fleet with all nodes that are declared, members or joining. Pure."""
     if membership is None:

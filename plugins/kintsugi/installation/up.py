@@ -28,7 +28,6 @@ from kintsugi.installation.progress import Progress
 from kintsugi.installation.restore import require_no_restore
 from kintsugi.operations.context import Context
 from kintsugi.pipeline.schema import ensure_topics_and_tables
-from kintsugi.recovery.plan_policy import node_addresses
 from kintsugi.releases import bootstrap
 
 if TYPE_CHECKING:
@@ -143,7 +142,7 @@ def _up_fleet(settings: Settings, progress: Progress) -> None:
     with progress.step(f"Terraform: {len(fleet.nodes)} nodes"):
         terraform = Terraform(settings)
         platform_of(settings).make_room(fleet.nodes, terraform.known, living=False)
-        terraform.apply_all(targets=_addresses_in_force(settings))
+        terraform.apply_all()
         _power_on(settings)
     with progress.step("Ansible: configure and start the services"):
         running = bootstrap.start_fleet(context)
@@ -176,19 +175,6 @@ def record_members(settings: Settings, configured: Collection[str]) -> None:
         )
     members = {name: node for name, node in declared.nodes.items() if not configured or name in configured}
     write_membership(settings.control, Membership(members))
-
-
-def _addresses_in_force(settings: Settings) -> list[str]:
-    """Return what Terraform may change: nothing of a node that is to be added or removed; all if there is none."""
-    declared, fleet = settings.declared_fleet, settings.fleet
-    if declared.nodes.keys() == fleet.nodes.keys():
-        return []
-    return [
-        address
-        for name in fleet.nodes
-        if name in declared.nodes
-        for address in node_addresses(fleet.environment, name, with_volume=True)
-    ]
 
 
 def _power_on(settings: Settings) -> None:

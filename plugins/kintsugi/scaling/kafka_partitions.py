@@ -118,16 +118,18 @@ def move_replicas(
     finishes those that it has begun. Raises StepFailed with that reason, or when nothing has changed for ``idle_s``.
     """
     moved, progress_at, before = 0, time.monotonic(), None
+    asked: dict[Partition, tuple[int, ...]] = {}
     with open_admin(bootstrap) as admin:
         while True:
             states = read_partition_states(admin)
-            open_moves = [partition for partition, state in states.items() if _is_open(state, brokers)]
-            due = moves(assignment_of(states), brokers, PINNED)
+            open_moves = open_partitions(states, brokers, asked)
+            due = {} if open_moves else moves(assignment_of(states), brokers, PINNED)
             if not open_moves and not due:
                 break
-            if (now := (sorted(open_moves), len(due))) != before:
+            if (now := (open_moves, len(due))) != before:
                 before, progress_at = now, time.monotonic()
-                say(f"Kafka: {len(open_moves)} partitions are moving, {len(due)} are to move")
+                if due:
+                    say(f"Kafka: {len(due)} partitions are to move; {moved} have moved")
             if (reason := give_up()) is not None:
                 raise StepFailed(f"the moves of partitions were stopped: {reason}")
             if time.monotonic() - progress_at > idle_s:
@@ -136,6 +138,7 @@ def move_replicas(
                 batch = dict(sorted(due.items())[:BATCH])
                 limit_rate(admin, brokers.racks, {topic for topic, _ in batch}, states, rate)
                 reassign(admin, batch)
+                asked |= batch
                 moved += len(batch)
             time.sleep(POLL_S)
         lift_limits(admin, states)
@@ -143,9 +146,22 @@ def move_replicas(
     return moved
 
 
-def _is_open(state: PartitionState, brokers: Brokers) -> bool:
-    """Whether it moves, or a replica that stays is out of sync. A broker that leaves may be dead."""
-    return state.moving or not set(state.replicas) & brokers.racks.keys() <= state.in_sync
+def open_partitions(
+    states: Mapping[Partition, PartitionState], brokers: Brokers, asked: Assignment
+) -> list[Partition]:
+    """Return the partitions to wait for, sorted. Pure.
+
+    One that moves; of which a replica that stays is out of sync (a broker that leaves may be dead); or that the broker
+    which was asked still describes as it was before its move ended. ``asked``: the replicas that were asked for.
+    """
+    return sorted(
+        partition
+        for partition, state in states.items()
+        if state.moving
+        or not set(state.replicas) & brokers.racks.keys() <= state.in_sync
+        or set(state.replicas) != set(asked.get(partition, state.replicas))
+        or len(state.replicas) > len(brokers.racks)
+    )
 
 
 def _named(partitions: Iterable[Partition]) -> str:

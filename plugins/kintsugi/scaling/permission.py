@@ -70,17 +70,19 @@ def passing_reasons(context: Context, holder: str, plan: ScalingPlan) -> list[st
         *fault_reasons(context),
         *(f"{name}: {lacks}." for name, lacks in sorted(seen.nodes.items())),
         *(f"{one}." for one in seen.others),
-        *_watch_reasons(context, leaving),
+        *_watch_reasons(context, [*leaving, *plan.unwatched]),
     ]
 
 
-def _watch_reasons(context: Context, leaving: Collection[str]) -> list[str]:
+def _watch_reasons(context: Context, unwatched: Collection[str]) -> list[str]:
     try:
         beats, now = Heartbeats(store_dsn(context.settings)).last()
         dags = ControlPlane(context.settings).airflow.dags()
     except (KintsugiError, OSError) as error:
         return [f"It is not known whether the nodes are watched: {error}."]
-    return unwatched_reasons([name for name in context.fleet.nodes if name not in leaving], beats, now, dags)
+    return unwatched_reasons(
+        [name for name in context.fleet.nodes if name not in unwatched], beats, now, dags
+    )
 
 
 def await_permission(context: Context, holder: str, plan: ScalingPlan, wait_s: float = WAIT_S) -> None:

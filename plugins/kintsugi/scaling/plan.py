@@ -34,18 +34,19 @@ ENVIRONMENT = "local"
 class ScalingPlan:
     """The nodes to add and to remove, in the order of the fleet file, and what is left to do for earlier ones.
 
-    ``cleanup``, ``spread``, ``settle``: see `kintsugi.core.membership.Membership`.
+    ``cleanup``, ``unwatched``, ``spread``, ``settle``: see `kintsugi.core.membership.Membership`.
     """
 
     add: tuple[Node, ...] = ()
     remove: tuple[Node, ...] = ()
     cleanup: tuple[str, ...] = ()
+    unwatched: tuple[str, ...] = ()
     spread: bool = False
     settle: bool = False
 
     def __bool__(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self.add or self.remove or self.cleanup or self.spread or self.settle)
+        return any((self.add, self.remove, self.cleanup, self.unwatched, self.spread, self.settle))
 
     def added(self, role: Role) -> list[Node]:
         return [node for node in self.add if node.role is role]
@@ -58,6 +59,7 @@ class ScalingPlan:
         parts += [f"remove {_named(self.remove)}"] if self.remove else []
         parts += ["spread Kafka's replicas"] if self.spread else []
         parts += [f"clean up {', '.join(self.cleanup)}"] if self.cleanup else []
+        parts += [f"start the watch of {', '.join(self.unwatched)}"] if self.unwatched else []
         parts += ["write the members' files"] if self.settle else []
         return "; ".join(parts) or "the fleet has the nodes that the fleet file declares"
 
@@ -73,6 +75,9 @@ def plan_scaling(declared: Fleet, membership: Membership) -> ScalingPlan:
         add=tuple(node for node in declared if node.name not in membership.members),
         remove=tuple(node for name, node in there.items() if name not in declared.nodes),
         cleanup=tuple(name for name in membership.cleanup if name in declared.nodes),
+        unwatched=tuple(
+            name for name in membership.unwatched if name in declared.nodes and name in membership.members
+        ),
         spread=membership.spread,
         settle=membership.settle,
     )

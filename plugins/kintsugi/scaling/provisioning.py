@@ -82,19 +82,20 @@ def create_node(context: Context, node: Node) -> None:
     """Let Terraform make the node and its volume; what is there stays. Raises PlanRejected, StepFailed."""
     addresses = node_addresses(context.fleet.environment, node.name, with_volume=True)
     context.platform().make_room([node.name], context.terraform().known, living=True)
-    _apply(context, addresses, ["create"])
+    _apply(context, addresses, ["create"], [])
     context.platform().power_on(node.name)
 
 
 def destroy_node(context: Context, node: Node) -> None:
     """Let Terraform destroy node and volume; the data goes to the quarantine. Raises PlanRejected, StepFailed."""
-    _apply(context, node_addresses(context.fleet.environment, node.name, with_volume=True), ["delete"])
+    addresses = node_addresses(context.fleet.environment, node.name, with_volume=True)
+    _apply(context, addresses, ["delete"], [node.name])
 
 
-def _apply(context: Context, addresses: Sequence[str], action: list[str]) -> None:
+def _apply(context: Context, addresses: Sequence[str], action: list[str], without: Sequence[str]) -> None:
     terraform = context.terraform()
     for _ in range(PLAN_TRIES):
-        saved = terraform.plan(targets=addresses)
+        saved = terraform.plan(targets=addresses, without=without)
         if not check_scaling_plan(saved.document, addresses, action):
             return
         try:

@@ -124,7 +124,7 @@ def _add_node(context: Context, holder: str, node: Node) -> None:
 def start_watches(context: Context) -> None:
     """Unpause the watches of new members. Raises StepFailed if Airflow doesn't know one in time."""
     airflow = ControlPlane(context.settings).airflow
-    for name in required_membership(context).unwatched:
+    for name in read_plan(context).unwatched:
         airflow.parse_again(watch_dag_id(FLOW))  # the file of all watches
         airflow.await_dag(watch_dag_id(name), PARSE_S)
         airflow.unpause(watch_dag_id(name))
@@ -172,7 +172,7 @@ _RELEASE: dict[Role, Callable[[Context, Node, Callable[[str], None]], None]] = {
 
 def _remove_node(context: Context, holder: str, node: Node) -> None:
     say = _teller(context, holder, node.name)
-    end_watch(context, node)  # else it would find the node dead as soon as it is stopped
+    end_watch(context, node)
     _RELEASE[node.role](context, node, say)
     say(f"{node.name}: Terraform destroys its server; its volume goes to the quarantine")
     provisioning.destroy_node(context, node)
@@ -183,7 +183,13 @@ def _remove_node(context: Context, holder: str, node: Node) -> None:
 
 
 def end_watch(context: Context, node: Node) -> None:
-    """Pause the watch of the node and end its run; it is no error if Airflow knows no such DAG. Raises StepFailed."""
+    """Pause the watch of the node and end its run, else it would find the node dead once it is stopped.
+
+    It is started again if the edit of the fleet file is taken back. Raises StepFailed.
+    """
+    membership = required_membership(context)
+    if node.name in membership.members and node.name not in membership.unwatched:
+        change_membership(context, replace(membership, unwatched=(*membership.unwatched, node.name)))
     ControlPlane(context.settings).airflow.end_dag(watch_dag_id(node.name))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -53,16 +53,18 @@ class NodeSnapshot:
 class Nodes:
     """Probes all nodes at once, and evaluates each by the rules of its watch."""
 
-    fleet: Fleet
+    fleet: Callable[[], Fleet]
     _watches: dict[str, FailureDetector] = field(default_factory=dict)
     _seen: dict[str, NodeSnapshot] = field(default_factory=dict)
 
     async def ask(self) -> Mapping[str, NodeSnapshot]:
         """The result of a new probe by node name; takes as long as the slowest probe (at most 2 s)."""
-        clock = asyncio.get_running_loop().time
-        probes = await asyncio.gather(*(probe_node(node) for node in self.fleet))
-        for node, probe in zip(self.fleet, probes, strict=True):
-            self._seen[node.name] = self._judge_probe(node.name, probe, clock())
+        clock, fleet = asyncio.get_running_loop().time, self.fleet()  # nodes come and go
+        probes = await asyncio.gather(*(probe_node(node) for node in fleet))
+        self._seen = {
+            node.name: self._judge_probe(node.name, probe, clock())
+            for node, probe in zip(fleet, probes, strict=True)
+        }
         return dict(self._seen)
 
     def _judge_probe(self, name: str, probe: Probe, now_s: float) -> NodeSnapshot:
@@ -170,7 +172,7 @@ def polled_sources(settings: Settings) -> dict[str, PolledSource]:
         return lambda: asyncio.to_thread(ask, settings)
 
     return {
-        "nodes": PolledSource(Nodes(settings.fleet).ask, every_s=1.0, within_s=4.0),
+        "nodes": PolledSource(Nodes(lambda: settings.fleet).ask, every_s=1.0, within_s=4.0),
         "store": PolledSource(in_thread(ask_store), every_s=0.7, within_s=3.0),
         "flow": PolledSource(StreamReader(settings).ask, every_s=5.0, within_s=8.0),
         "files": PolledSource(in_thread(ask_files), every_s=3.0, within_s=5.0),

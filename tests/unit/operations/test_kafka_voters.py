@@ -20,12 +20,12 @@ def seen(node_id: int, directory: UUID, end: int = 1000, ago_ms: int = 100) -> R
     return ReplicaState(node_id, directory, end, NOW - ago_ms, NOW - ago_ms)
 
 
-def step(
-    voters: list[ReplicaState], observers: list[ReplicaState], acts: list[str], wanted: int = 3
-) -> str:
+def step(voters: list[ReplicaState], observers: list[ReplicaState], acts: list[str], wanted: int = 3) -> str:
     peers = [seen(1, OTHER, ago_ms=0), seen(3, THIRD)]
     quorum = Quorum(1, 1000, (*peers, *voters), tuple(observers))
-    return kafka_voters._next_step(quorum, NODE, "leader:9093", "cluster", "127.20.1.2:9093", wanted, acts.append)
+    return kafka_voters._next_step(
+        quorum, NODE, "leader:9093", "cluster", "127.20.1.2:9093", wanted, acts.append
+    )
 
 
 @pytest.fixture
@@ -105,7 +105,10 @@ def test_the_number_of_voters_is_odd_from_three_on(brokers: int, voters: int) ->
 
 def quorum_of(voters: list[int], observers: list[int], leader: int = 1) -> Quorum:
     return Quorum(
-        leader, 1000, tuple(seen(one, uuid4()) for one in voters), tuple(seen(one, uuid4()) for one in observers)
+        leader,
+        1000,
+        tuple(seen(one, uuid4()) for one in voters),
+        tuple(seen(one, uuid4()) for one in observers),
     )
 
 
