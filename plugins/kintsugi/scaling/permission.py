@@ -85,9 +85,9 @@ def _watch_reasons(context: Context, unwatched: Collection[str]) -> list[str]:
     )
 
 
-def await_permission(context: Context, holder: str, plan: ScalingPlan, wait_s: float = WAIT_S) -> None:
-    """Wait until nothing in the fleet is against the next change. Raises GuardRefused with every reason."""
-    ends = time.monotonic() + wait_s
+def await_permission(context: Context, holder: str, plan: ScalingPlan) -> None:
+    """Wait up to WAIT_S until nothing is against the next change. Raises GuardRefused with every reason."""
+    ends = time.monotonic() + WAIT_S
     while reasons := passing_reasons(context, holder, plan):
         log.info("waiting: %s", " ".join(reasons))
         if time.monotonic() > ends:
