@@ -23,6 +23,7 @@ from kintsugi.operations import readiness, verification
 from kintsugi.operations.context import Context
 from kintsugi.releases import rollout_claim, steady_state
 from kintsugi.scaling import clusters, permission, provisioning, state, steps
+from kintsugi.scaling.progress import describe_progress, read_progress
 from kintsugi.scaling.steps import ScalingState
 from tests.installations import installation
 from tests.integration.db.conftest import fresh_store, postgres, store  # noqa: F401 - fixtures
@@ -152,9 +153,10 @@ def test_a_broker_is_made_proven_and_only_then_a_member(context: Context, server
     assert "kafka-4" in context.settings.fleet.nodes
     assert servers.flags["watch kafka-4"], "no recovery starts for it before the end"
     assert nothing_is_held(context)
-    progress = state.read_progress(context)
+    progress = read_progress(context.store)
     assert progress is not None
     assert (progress["state"], progress["started_by"]) == ("done", "olga")
+    assert describe_progress(progress) == ""
 
 
 @pytest.mark.parametrize("step", ADDED)
@@ -164,6 +166,7 @@ def test_an_addition_that_is_killed_goes_on(context: Context, servers: Servers, 
     with pytest.raises(Killed):
         run(context)
     assert state.read_plan(context), "what is left to do is on record"
+    assert describe_progress(read_progress(context.store)), "the page shows how far it is"
     context.store.give_back(rollout_claim.ROLL_OUT, RUN)  # its lease has expired
     assert run(context, NEXT).state is ScalingState.DONE
     assert "kafka-4" in context.settings.fleet.nodes
@@ -273,7 +276,7 @@ def test_a_dry_run_changes_nothing(context: Context, servers: Servers) -> None:
     assert result.state is ScalingState.DRY_RUN
     assert "kafka-4" in result.text
     assert servers.done == []
-    assert state.read_progress(context) is None
+    assert read_progress(context.store) is None
 
 
 def test_without_a_record_of_members_it_is_refused(context: Context, servers: Servers) -> None:

@@ -11,7 +11,8 @@ from kintsugi.core.settings import Settings
 from kintsugi.db.store import Store
 from kintsugi.installation.node_replacement import Say, run_to_the_end
 from kintsugi.operations.context import Context
-from kintsugi.scaling.state import read_plan, read_progress
+from kintsugi.scaling.progress import read_progress
+from kintsugi.scaling.state import read_plan
 
 
 def scale_fleet(settings: Settings, *, rate_mib: int, dry_run: bool, say: Say = print) -> str:
@@ -34,7 +35,7 @@ def _progress_printer(context: Context, say: Say) -> Callable[[], None]:
 
     def look() -> None:
         nonlocal last
-        progress = read_progress(context)
+        progress = read_progress(context.store)
         for entry in progress["entries"] if progress else ():
             if entry["at"] > last:
                 last = entry["at"]
@@ -44,5 +45,5 @@ def _progress_printer(context: Context, say: Say) -> Callable[[], None]:
 
 
 def _newest_time(context: Context) -> str:
-    progress = read_progress(context)
+    progress = read_progress(context.store)
     return max((entry["at"] for entry in progress["entries"]), default="") if progress else ""

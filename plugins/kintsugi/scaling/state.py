@@ -1,8 +1,4 @@
-"""What a run that adds or removes nodes reads and writes: the plan, the record of members, flags and progress.
-
-The progress is one JSON document in the database, for Pipeline Health and `make status`: the newest run, its plan, and
-its newest entries.
-"""
+"""What a run that adds or removes nodes reads and writes: the plan, the record of members, its lease and its flags."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from kintsugi.core.dag_ids import is_scaling
 from kintsugi.core.errors import GuardRefused, LeaseHeld
@@ -19,9 +14,8 @@ from kintsugi.core.membership import Membership, read_membership, write_membersh
 from kintsugi.operations.context import LEASE_S, Context, lease_renewal
 from kintsugi.releases.rollout_claim import ROLL_OUT
 from kintsugi.scaling.plan import ScalingPlan, plan_scaling
+from kintsugi.scaling.progress import append_entry
 
-PROGRESS = "scaling"  # the key of the progress in the database
-ENTRIES = 200
 FLAG = timedelta(minutes=30)  # of a maintenance flag; each entry of the progress sets it anew
 
 log = logging.getLogger(__name__)
@@ -70,40 +64,9 @@ def hold_fleet(context: Context, holder: str) -> Iterator[None]:
 def note(context: Context, holder: str, message: str, *nodes: str) -> None:
     """Add a sentence to the progress and to the log; ``nodes``: whose maintenance flag says it, and lasts longer."""
     log.info("%s", message)
-    progress = read_progress(context) or {}
-    if progress.get("run") == holder:
-        entries = [*progress["entries"], {"at": datetime.now(UTC).isoformat(), "message": message}]
-        context.store.set_desired(PROGRESS, {**progress, "entries": entries[-ENTRIES:]})
+    append_entry(context.store, holder, message)
     for name in nodes:
         context.store.set_maintenance(name, reason=message, user=holder, until=datetime.now(UTC) + FLAG)
-
-
-def read_progress(context: Context) -> dict[str, Any] | None:
-    """Return the progress of the newest run; None before there is one."""
-    found = context.store.read_desired(PROGRESS)
-    return dict(found.value) if found is not None and found.value else None
-
-
-def begin_progress(context: Context, holder: str, plan: ScalingPlan, started_by: str) -> None:
-    """Begin the progress of this run, unless it is there."""
-    progress = read_progress(context) or {}
-    if progress.get("run") != holder:
-        now = datetime.now(UTC).isoformat()
-        context.store.set_desired(
-            PROGRESS,
-            {
-                "run": holder, "state": "running", "plan": str(plan), "started_by": started_by, "started_at": now,
-                "ended_at": None, "text": None, "entries": [],
-            },
-        )  # fmt: skip
-
-
-def end_progress(context: Context, holder: str, state: str, text: str) -> None:
-    """End the progress of this run: ``done``, ``refused`` or ``failed``, with a sentence."""
-    progress = read_progress(context) or {}
-    if progress.get("run") == holder:
-        ended = {"state": state, "text": text, "ended_at": datetime.now(UTC).isoformat()}
-        context.store.set_desired(PROGRESS, {**progress, **ended})
 
 
 def clear_flags(context: Context, *names: str) -> None:

@@ -36,11 +36,10 @@ from kintsugi.releases import steady_state
 from kintsugi.releases.rollout_claim import ROLL_OUT
 from kintsugi.scaling import clusters, permission, provisioning
 from kintsugi.scaling.plan import SCALED_ROLES, ScalingPlan
+from kintsugi.scaling.progress import begin_progress, end_progress
 from kintsugi.scaling.state import (
-    begin_progress,
     change_membership,
     clear_flags,
-    end_progress,
     fresh,
     hold_fleet,
     note,
@@ -84,7 +83,7 @@ def begin_scaling(context: Context, holder: str, started_by: str) -> str:
     with hold_fleet(context, holder):
         plan = read_plan(context)
         provisioning.release_of_declared(context, plan)  # refuses before anything is touched
-        begin_progress(context, holder, plan, started_by)
+        begin_progress(context.store, holder, str(plan), started_by)
         clear_flags(context)
         start_watches(context)
         for node in plan.remove:
@@ -242,7 +241,7 @@ def finish_scaling(context: Context, holder: str, *, dry_run: bool, refusal: str
     clear_flags(context)
     context.store.give_back(ROLL_OUT, holder)
     result = _conclude(context, holder, plan, refusal)
-    end_progress(context, holder, result.state.value, result.text)
+    end_progress(context.store, holder, result.state.value, result.text)
     return result
 
 

@@ -19,6 +19,7 @@ from kintsugi.core.fleet import Fleet
 from kintsugi.core.observation import ProbeResult, Symptom
 from kintsugi.core.settings import Settings
 from kintsugi.db.dashboard import FleetSummary, Listing
+from kintsugi.db.flags import Flags
 from kintsugi.db.flow_samples import FlowSample, FlowSamples
 from kintsugi.db.intake import IntakeStore
 from kintsugi.db.releases import ReleaseRecord, Releases
@@ -29,6 +30,7 @@ from kintsugi.probes import probe_node
 from kintsugi.probes.failure_detector import FailureDetector
 from kintsugi.probes.protocols import Probe
 from kintsugi.probes.stream_progress import read_flow
+from kintsugi.scaling.progress import describe_progress, read_progress
 from kintsugi.web.polling_cache import PolledSource
 
 CHART_SPAN = timedelta(hours=6)
@@ -132,12 +134,14 @@ class UnusualDay:
 class ReleasesSnapshot:
     """``nodes``: what each node runs, by name; ``drift``: paths that differ from it on the node's disk, by name.
 
-    ``known_good``: the release that recovery would roll back to, None while there is none.
+    ``known_good``: the release that recovery would roll back to, None while there is none. ``scaling``: a line about
+    nodes that are being added or removed, empty if there is nothing to say.
     """
 
     nodes: Mapping[str, ReleaseRecord]
     known_good: ReleaseRecord | None
     drift: Mapping[str, list[str]]
+    scaling: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +222,14 @@ class StreamReader:
 
 def ask_releases(settings: Settings) -> ReleasesSnapshot:
     """The release of each node, and the files that differ on disk; raises StoreUnavailable."""
-    releases = Releases(store_dsn(settings))
-    return ReleasesSnapshot(releases.node_releases(), releases.last_known_good(), releases.read_drift())
+    dsn = store_dsn(settings)
+    releases = Releases(dsn)
+    return ReleasesSnapshot(
+        releases.node_releases(),
+        releases.last_known_good(),
+        releases.read_drift(),
+        describe_progress(read_progress(Flags(dsn))),
+    )
 
 
 def ask_files(settings: Settings) -> Files:

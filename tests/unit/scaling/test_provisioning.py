@@ -41,7 +41,9 @@ def test_every_other_change_is_refused(changes: dict[str, list[str]]) -> None:
         check_scaling_plan(plan(**changes), ALLOWED, ["create"])
 
 
-@pytest.mark.parametrize("document", [{}, {"format_version": "2.0"}, {"format_version": "1.0", "errored": True}])
+@pytest.mark.parametrize(
+    "document", [{}, {"format_version": "2.0"}, {"format_version": "1.0", "errored": True}]
+)
 def test_a_plan_that_cannot_be_judged_is_refused(document: dict[str, Any]) -> None:
     with pytest.raises(PlanRejected):
         check_scaling_plan(document, ALLOWED, ["create"])
