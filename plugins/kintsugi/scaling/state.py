@@ -16,7 +16,7 @@ from kintsugi.releases.rollout_claim import ROLL_OUT
 from kintsugi.scaling.plan import ScalingPlan, plan_scaling
 from kintsugi.scaling.progress import append_entry
 
-FLAG = timedelta(minutes=30)  # of a maintenance flag; each entry of the progress sets it anew
+FLAG = timedelta(hours=24)  # of a maintenance flag, which usually ends with the lease of its run
 
 log = logging.getLogger(__name__)
 
