@@ -8,7 +8,7 @@ import pytest
 
 from kintsugi.scaling.progress import describe_progress
 
-RUN = {"run": "scale_fleet/1", "plan": "add kafka-4", "text": None, "entries": []}
+RUN: dict[str, Any] = {"run": "scale_fleet/1", "plan": "add kafka-4", "text": None, "entries": []}
 
 
 @pytest.mark.parametrize(
