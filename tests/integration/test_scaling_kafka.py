@@ -85,6 +85,10 @@ class Cluster:
                     "default.replication.factor=3", "min.insync.replicas=2", "offsets.topic.replication.factor=3",
                     "offsets.topic.num.partitions=3", "auto.create.topics.enable=false",
                     "broker.session.timeout.ms=20000", "broker.heartbeat.interval.ms=500",
+                    # On a machine that is busy with other tests, a quorum with the defaults elects leaders for ever.
+                    "controller.quorum.fetch.timeout.ms=15000",
+                    "controller.quorum.election.timeout.ms=5000",
+                    "controller.quorum.request.timeout.ms=10000",
                 ]
             )
         )  # fmt: skip

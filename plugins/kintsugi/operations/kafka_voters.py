@@ -150,7 +150,7 @@ def settle_voters(
     leaving: Sequence[Node],
     cluster_id: str,
     *,
-    timeout_s: float = 180.0,
+    timeout_s: float = 600.0,
     on_progress: Callable[[str], None] = _discard_progress,
 ) -> None:
     """Change the quorum until so many voters as wanted are among ``brokers``, and none of those ``leaving`` is one.
