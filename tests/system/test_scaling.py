@@ -77,6 +77,7 @@ def context(settings: Settings) -> Context:
     context.store.migrate()
     write_membership(settings.control, Membership(settings.declared_fleet.nodes))
     Terraform(settings).apply_all()
+    bootstrap.CONVERGE_S = 1200.0
     bootstrap.start_fleet(context)
     ensure_topics_and_tables(settings.fleet)
     print(bootstrap.mark_first_known_good(context))
