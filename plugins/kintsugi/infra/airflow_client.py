@@ -106,8 +106,13 @@ class Airflow:
     def parse_again(self, dag_id: str) -> None:
         """Let the dag-processor parse the file of ``dag_id`` now; does nothing if Airflow has no such DAG."""
         dag = self._call_or_none("GET", f"/dags/{_quote_segment(dag_id)}")
-        if dag is not None:
+        if dag is None:
+            return
+        try:
             self.call("PUT", f"/parseDagFile/{_quote_segment(dag['file_token'])}")
+        except AirflowRefused as refused:
+            if refused.status != 409:  # it was asked for already
+                raise
 
     def end_dag(self, dag_id: str) -> None:
         """Pause ``dag_id`` and end its runs; their triggers end with them. Does nothing if Airflow has no such DAG."""

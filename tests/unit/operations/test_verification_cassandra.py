@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from kintsugi.core.errors import StepFailed
@@ -34,7 +36,7 @@ def test_the_ranges_of_all_nodes_are_the_whole_ring() -> None:
     )
     assert ranges[0][0] == FIRST_TOKEN
     assert ranges[-1][1] == LAST_TOKEN
-    assert all(before[1] == after[0] for before, after in zip(ranges, ranges[1:], strict=False))
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(ranges))
 
 
 def test_a_key_lies_in_the_ranges_and_begins_with_the_name() -> None:
