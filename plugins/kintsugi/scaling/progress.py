@@ -1,6 +1,6 @@
 """The progress of the newest run that adds or removes nodes: one JSON document in the database.
 
-Pipeline Health, `make status` and `make scale-fleet` show it. It decides nothing: what is left to do is computed.
+Pipeline Health and `make scale-fleet` show it. It decides nothing: what is left to do is computed.
 """
 
 from __future__ import annotations

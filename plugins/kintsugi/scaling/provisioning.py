@@ -26,6 +26,7 @@ from kintsugi.scaling.plan import ScalingPlan
 
 PLAN_TRIES = 3
 CONFIGURE_S = 420.0
+WRITE_S = 1200.0  # the files of all nodes
 BOOTSTRAP_S = 6 * 3600.0
 """A new Cassandra node streams its ranges before it serves."""
 _JOINS = "cassandra_joins"
@@ -147,7 +148,7 @@ def write_files(context: Context, nodes: Collection[str], release: Release) -> N
         "site.yml",
         limit=",".join(nodes),
         extra_vars=stream_driver.driver_variables(context),
-        timeout_s=CONFIGURE_S,
+        timeout_s=WRITE_S,
     )
     context.store.set_node_releases(nodes, release.digest)
 
