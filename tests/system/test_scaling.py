@@ -5,6 +5,7 @@ Work with acks=all and at LOCAL_QUORUM goes on through all of it.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -139,9 +140,7 @@ async def ring(context: Context) -> dict[str, str]:
     return {address: status for address, status in states.items() if status != "LEFT"}
 
 
-async def test_a_broker_and_a_cassandra_node_come_and_the_work_goes_on(
-    context: Context, airflow: Airflow
-) -> None:
+def test_a_broker_and_a_cassandra_node_come_and_the_work_goes_on(context: Context, airflow: Airflow) -> None:
     settings, holder = context.settings, "scale_fleet/grow"
     declare(
         settings,
@@ -154,7 +153,9 @@ async def test_a_broker_and_a_cassandra_node_come_and_the_work_goes_on(
     assert result.state is ScalingState.DONE
     assert {"kafka-4", "cassandra-4"} <= settings.fleet.nodes.keys()
     assert voters(context) == {1, 2, 3}
-    assert (await ring(context)) == {node.address: "NORMAL" for node in settings.fleet.of(Role.CASSANDRA)}
+    assert asyncio.run(ring(context)) == {
+        node.address: "NORMAL" for node in settings.fleet.of(Role.CASSANDRA)
+    }
     assert airflow.watched == ["watch_kafka-4", "watch_cassandra-4"]
     assert context.store.read_lease(rollout_claim.ROLL_OUT) is None
     assert all(context.store.read_maintenance(name) == [] for name in settings.fleet.nodes)
@@ -182,7 +183,7 @@ def test_another_run_is_refused_while_one_holds_the_fleet(context: Context, airf
         context.store.give_back(rollout_claim.ROLL_OUT, "scale_fleet/1")
 
 
-async def test_they_go_again_and_the_work_goes_on(context: Context, airflow: Airflow) -> None:
+def test_they_go_again_and_the_work_goes_on(context: Context, airflow: Airflow) -> None:
     settings, holder = context.settings, "scale_fleet/shrink"
     gone = [settings.fleet.node(name) for name in ("kafka-2", "cassandra-4")]
     for node in gone:
@@ -194,7 +195,9 @@ async def test_they_go_again_and_the_work_goes_on(context: Context, airflow: Air
     assert result.state is ScalingState.DONE
     assert not {node.name for node in gone} & settings.known_fleet.nodes.keys()
     assert voters(context) == {1, 3, 4}, "the observer has taken the vote of the broker that left"
-    assert (await ring(context)) == {node.address: "NORMAL" for node in settings.fleet.of(Role.CASSANDRA)}
+    assert asyncio.run(ring(context)) == {
+        node.address: "NORMAL" for node in settings.fleet.of(Role.CASSANDRA)
+    }
     assert airflow.ended == [f"watch_{node.name}" for node in gone]
     assert not any(settings.node_root(node.name).exists() for node in gone)
     assert [(pulse.name, pulse.failures) for pulse in pulses if pulse.failures] == []
