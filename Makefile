@@ -1,6 +1,6 @@
 # Every target is one line of `kintsugi` or of a tool; `make help` lists them. A subcommand has the name of its target.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock sbom scan demo up unpause down docker-up docker-down status incident recreate-cluster replace-node sequential-recovery bench soak-kill fault-matrix chaos-campaign stall-test chaos-stop chaos-resume mttr crash-test false-positive-test release-trials rotation-test restore-drill version-drill fleet-simulation rotate-secrets backup restore reconcile signals test lint test-unit test-integration test-e2e test-system test-browser screenshots clean
+.PHONY: help setup lock sbom scan demo up unpause down docker-up docker-down status incident recreate-cluster replace-node scale-fleet sequential-recovery bench soak-kill fault-matrix chaos-campaign stall-test chaos-stop chaos-resume mttr crash-test false-positive-test release-trials rotation-test restore-drill version-drill fleet-simulation rotate-secrets backup restore reconcile signals test lint test-unit test-integration test-e2e test-system test-browser screenshots clean
 
 BIN := .venv/bin
 KINTSUGI := $(BIN)/python -m kintsugi.cli
@@ -51,6 +51,9 @@ recreate-cluster:  ## recreate a cluster whose disks are all lost, and replay S3
 
 replace-node:  ## drain a healthy node and replace it (NODE=kafka-2; NEW_VOLUME=1, DRY_RUN=1)
 	@$(KINTSUGI) replace-node "$(NODE)" $(if $(NEW_VOLUME),--new-volume) $(if $(DRY_RUN),--dry-run)
+
+scale-fleet:  ## add and remove nodes as fleet.yaml declares (DRY_RUN=1; RATE_MIB=20 for Kafka's replicas)
+	@$(KINTSUGI) scale-fleet $(if $(RATE_MIB),--rate-mib $(RATE_MIB)) $(if $(DRY_RUN),--dry-run)
 
 sequential-recovery:  ## kill every node and its volume in turn, twice (25 minutes; ROUNDS=3, SEED=7)
 	@$(BENCHMARKS) sequential-recovery $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED))

@@ -7,7 +7,8 @@ from datetime import timedelta
 from airflow.sdk import DAG, CronTriggerTimetable, task
 
 from kintsugi.core.dag_ids import holder_of
-from kintsugi.core.fleet import Role, load_fleet
+from kintsugi.core.fleet import Role
+from kintsugi.core.settings import load_settings
 
 RUNBOOK = """
 ### Anti-entropy repair
@@ -49,4 +50,4 @@ with DAG(
 
         return repair_tonight(Context.from_environment(), node, by=holder_of(context["dag_run"]))
 
-    repair_replicas.expand(node=[node.name for node in load_fleet().of(Role.CASSANDRA)])
+    repair_replicas.expand(node=[node.name for node in load_settings().fleet.of(Role.CASSANDRA)])

@@ -7,7 +7,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, Param
 
 from kintsugi.airflow_ext.rollout_task_group import roll_out
-from kintsugi.core.fleet import load_fleet
+from kintsugi.core.settings import load_settings
 from kintsugi.notify.deadline import deadline_alert
 
 RUNBOOK = """
@@ -77,7 +77,7 @@ with DAG(
     },
 ) as dag:
     roll_out(
-        load_fleet(),
+        load_settings().fleet,
         release="{{ params.release }}",
         hold_s="{{ params.hold_seconds }}",
         dry_run="{{ params.dry_run }}",

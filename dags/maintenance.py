@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param, task
 
-from kintsugi.core.fleet import load_fleet
+from kintsugi.core.settings import load_settings
 
 RUNBOOK = """
 ### Maintenance
@@ -30,7 +30,7 @@ with DAG(
     default_args={"owner": "kintsugi", "retries": 2, "execution_timeout": timedelta(minutes=2)},
     params={
         "scope": Param(
-            default="*", enum=["*", *load_fleet().nodes], title="Node", description="* is the fleet"
+            default="*", enum=["*", *load_settings().fleet.nodes], title="Node", description="* is the fleet"
         ),
         "healing": Param(default="pause", enum=["pause", "resume"], title="Recovery"),
         "minutes": Param(

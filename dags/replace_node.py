@@ -7,7 +7,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, Param
 
 from kintsugi.airflow_ext.replacement_task_group import build_replacement
-from kintsugi.core.fleet import load_fleet
+from kintsugi.core.settings import load_settings
 
 RUNBOOK = """
 ### Replace a node on purpose
@@ -42,8 +42,8 @@ with DAG(
     default_args={"owner": "kintsugi", "execution_timeout": timedelta(minutes=15)},
     params={
         "node": Param(
-            default=next(iter(load_fleet().nodes)),
-            enum=list(load_fleet().nodes),
+            default=next(iter(load_settings().fleet.nodes)),
+            enum=list(load_settings().fleet.nodes),
             title="Node",
             description="The node to replace; it must be healthy",
         ),

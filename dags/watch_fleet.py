@@ -14,7 +14,8 @@ from airflow.sdk import DAG, get_parsing_context, task
 from kintsugi.airflow_ext.recovery_task_group import build_recovery
 from kintsugi.airflow_ext.sensors.flow_health import FlowHealthSensor
 from kintsugi.airflow_ext.sensors.node_health import NodeHealthSensor
-from kintsugi.core.fleet import Node, load_fleet, watch_dag_id
+from kintsugi.core.fleet import Node, watch_dag_id
+from kintsugi.core.settings import load_settings
 
 # Without a start date the first two runs of @continuous get the same logical date, and the second is not created.
 EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
@@ -124,6 +125,6 @@ def watch_flow() -> DAG:
 wanted = get_parsing_context().dag_id
 if wanted in (None, "watch_flow"):
     flow_dag = watch_flow()
-for _node in load_fleet():
+for _node in load_settings().fleet:
     if wanted in (None, watch_dag_id(_node.name)):
         globals()[watch_dag_id(_node.name)] = watch_node(_node)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from kintsugi.core.dag_ids import DRIFT_DAG
 from kintsugi.core.errors import GuardRefused, KintsugiError
@@ -197,6 +198,18 @@ def replace_node(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+def scale_fleet(options: argparse.Namespace, settings: Settings) -> int:
+    """Add and remove nodes as the fleet file declares, by the DAG `scale_fleet`; exit code 1 if refused or failed."""
+    from kintsugi.installation import fleet_scaling  # start-up
+
+    print(
+        fleet_scaling.scale_fleet(
+            settings, rate_mib=options.rate_mib, dry_run=options.dry_run, say=_say_at_once
+        )
+    )
+    return 0
+
+
 def _say_at_once(line: str) -> None:
     print(line, flush=True)
 
@@ -361,16 +374,7 @@ def _parser() -> argparse.ArgumentParser:
         "role", type=parse_role, choices=(Role.KAFKA, Role.CASSANDRA), help="role of the cluster"
     )
     recreate_parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
-    replace_parser = add_command(commands, replace_node)
-    replace_parser.add_argument("node", help="name of the node, as `kintsugi status` shows it")
-    replace_parser.add_argument(
-        "--new-volume",
-        action="store_true",
-        help="replace the volume by an empty one too (for a retiring disk)",
-    )
-    replace_parser.add_argument(
-        "--dry-run", action="store_true", help="ask the guards and show Terraform's plan; change nothing"
-    )
+    _add_node_commands(commands)
     stop_parser = add_command(commands, chaos_stop)
     for command in (chaos_resume, chaos_status):
         add_command(commands, command)
@@ -393,6 +397,30 @@ def _parser() -> argparse.ArgumentParser:
         "digests", nargs="*", help="first digits of a digest; `show` takes one, `diff` one or two"
     )
     return parser
+
+
+def _add_node_commands(commands: Any) -> None:
+    """Add the commands that replace, add and remove nodes."""
+    replace_parser = add_command(commands, replace_node)
+    replace_parser.add_argument("node", help="name of the node, as `kintsugi status` shows it")
+    replace_parser.add_argument(
+        "--new-volume",
+        action="store_true",
+        help="replace the volume by an empty one too (for a retiring disk)",
+    )
+    replace_parser.add_argument(
+        "--dry-run", action="store_true", help="ask the guards and show Terraform's plan; change nothing"
+    )
+    scale_parser = add_command(commands, scale_fleet)
+    scale_parser.add_argument(
+        "--rate-mib",
+        type=parse_count,
+        default=20,
+        help="MiB a second for each Kafka broker, for replicas that move; default: 20",
+    )
+    scale_parser.add_argument(
+        "--dry-run", action="store_true", help="show the plan and ask the guards; change nothing"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 module "fleet" {
   source = "../modules/fleet"
 
-  file = var.fleet_file
+  file  = var.fleet_file
+  nodes = var.nodes
 }
 
 locals {

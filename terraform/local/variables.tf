@@ -37,3 +37,9 @@ variable "python" {
     error_message = "python must be an absolute path, as in /srv/kintsugi/.venv/bin/python."
   }
 }
+
+variable "nodes" {
+  description = "The nodes that are there, as JSON, in the form of the fleet file's list. By default those of the fleet file."
+  type        = string
+  default     = null
+}

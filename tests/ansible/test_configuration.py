@@ -43,15 +43,15 @@ RENDER = """
       when: node_role == 'kafka'
     - kintsugi.node.service:
         files:
-          - path: "{{ target }}/{{ inventory_hostname }}.{{ item.0 }}.yaml"
+          - path: "{{ target }}/{{ inventory_hostname }}.{{ item }}.yaml"
             content: >-
               {{ lookup('ansible.builtin.template', roles ~ '/cassandra/templates/cassandra.yaml.j2',
-                        template_vars={'replacing': item.1}) }}
-          - path: "{{ target }}/{{ inventory_hostname }}.{{ item.0 }}.options"
+                        template_vars={'replacing': item == 'replace', 'joining': item == 'join'}) }}
+          - path: "{{ target }}/{{ inventory_hostname }}.{{ item }}.options"
             content: >-
               {{ lookup('ansible.builtin.template', roles ~ '/cassandra/templates/jvm.options.j2',
-                        template_vars={'replacing': item.1}) }}
-      loop: [[form, false], [replace, true]]
+                        template_vars={'replacing': item == 'replace', 'joining': item == 'join'}) }}
+      loop: [form, join, replace]
       when: node_role == 'cassandra'
     - kintsugi.node.service:
         files:
@@ -331,3 +331,16 @@ def test_no_cassandra_port_is_on_a_shared_address(settings: Settings, rendered: 
     options = (rendered / "cassandra-3.form.options").read_text().splitlines()
     assert "-Dcassandra.jmx.local.port=23623" in options  # loopback, so a port of its own
     assert not [line for line in options if line.startswith("-Dcom.sun.management.jmxremote.port")]
+
+
+def test_a_node_that_joins_bootstraps_consistently_and_is_no_seed_of_its_own(rendered: Path) -> None:
+    joining = cassandra(rendered, "cassandra-2", "join")
+    (provider,) = joining["seed_provider"]
+    assert joining["auto_bootstrap"] is True
+    assert "initial_token" not in joining
+    assert joining["allocate_tokens_for_local_replication_factor"] == 2
+    assert "127.36.2.2" not in provider["parameters"][0]["seeds"]
+    options = (rendered / "cassandra-2.join.options").read_text().splitlines()
+    assert not [option for option in options if "consistent.rangemovement" in option]
+    assert not [option for option in options if "replace_address" in option]
+    assert any(option.endswith("/join.yaml") for option in options)

@@ -21,6 +21,7 @@ EXPECTED = {
     "watch_flow",
     "recover_node",
     "replace_node",
+    "scale_fleet",
     "chaos_nightly",
     "chaos_switch",
     "deploy_release",

@@ -25,6 +25,7 @@ from kintsugi.chaos import switch
 from kintsugi.chaos.faults import Fault
 from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.connections import store_dsn
+from kintsugi.core.dag_ids import is_scaling
 from kintsugi.core.errors import GuardRefused, KintsugiError, StepFailed
 from kintsugi.core.fleet import Node, watch_dag_id
 from kintsugi.core.incident import ATTEMPT, Action, RepairBudget, acted_on_others
@@ -70,9 +71,12 @@ def check_guards(
 
 
 def rollout_reasons(context: Context) -> list[str]:
-    """The reason to refuse while a release is being rolled out; empty otherwise."""
+    """The reason to refuse while a release is being rolled out or nodes are added or removed; empty otherwise."""
     lease = context.store.read_lease(ROLL_OUT)
-    return [] if lease is None else [f"A release is being rolled out ({lease.holder})."]
+    if lease is None:
+        return []
+    what = "Nodes are being added or removed" if is_scaling(lease.holder) else "A release is being rolled out"
+    return [f"{what} ({lease.holder})."]
 
 
 def steady_reasons(context: Context) -> list[str]:

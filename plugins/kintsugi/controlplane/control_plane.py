@@ -119,6 +119,11 @@ class ControlPlane:
             self.supervisor.stop(COLLECTOR)
             self.supervisor.start(COLLECTOR)
 
+    def renew_collector(self) -> None:
+        """Let the log collector know the nodes of the fleet as it is now."""
+        self.collector.prepare()
+        self.restart_collector()
+
     def migrate(self) -> None:
         """Migrate Airflow's tables, once for each version of Airflow and each auth manager; needs Postgres."""
         from importlib.metadata import version

@@ -49,9 +49,14 @@ def rack_of(settings: Settings, node: Node) -> str:
 
 def zone_conflict(settings: Settings, fleet: Fleet) -> str | None:
     """Return a sentence if Cassandra's zones in the fleet file are not those that its cluster was formed with."""
-    formed = formed_zones(settings)
+    recorded = formed_zones(settings)
+    if recorded is None:
+        return None
+    # Nodes that are added or removed may be on record already, or still.
+    names = {node.name for node in fleet.of(Role.CASSANDRA)}
+    formed = {name: zone for name, zone in recorded.items() if name in names}
     declared = declared_zones(fleet)
-    if formed is None or formed == declared:
+    if formed == declared:
         return None
     return (
         f"the zones of Cassandra's nodes are {_listed(declared)} in the fleet file, but the cluster was formed with "

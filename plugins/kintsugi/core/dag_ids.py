@@ -11,6 +11,7 @@ STREAM_DAG = "stream_trades"
 FIRST_DAGS = (STREAM_DAG, BASELINE_DAG)
 """The DAGs that run before the first trade is ingested."""
 REPLACE_DAG = "replace_node"
+SCALE_DAG = "scale_fleet"
 
 
 def holder_of(dag_run: Any) -> str:
@@ -21,3 +22,8 @@ def holder_of(dag_run: Any) -> str:
 def is_replacement(run: str) -> bool:
     """Whether ``run`` (``<dag>/<run>``, a holder of leases and flags) replaces a node that serves, on purpose."""
     return run.startswith(f"{REPLACE_DAG}/")
+
+
+def is_scaling(run: str) -> bool:
+    """Whether ``run`` (``<dag>/<run>``, a holder of leases and flags) adds nodes to the fleet or removes some."""
+    return run.startswith(f"{SCALE_DAG}/")

@@ -20,6 +20,7 @@ from pathlib import Path
 from kintsugi.core.errors import PreflightError
 from kintsugi.core.files import write_private, write_private_once
 from kintsugi.core.fleet import REPOSITORY, Fleet, Node, fleet_path, load_fleet
+from kintsugi.core.membership import Membership, fleet_in_force, known_fleet, read_membership
 
 KAFKA_PORT = 9092
 KAFKA_CONTROLLER_PORT = 9093
@@ -62,7 +63,22 @@ class Settings:
 
     @property
     def fleet(self) -> Fleet:
+        """The nodes in force: what the fleet file declares, as far as it was carried out (`core.membership`)."""
+        return fleet_in_force(self.declared_fleet, self._membership())
+
+    @property
+    def declared_fleet(self) -> Fleet:
+        """The fleet as the fleet file declares it."""
         return load_fleet(self.fleet_file)
+
+    @property
+    def known_fleet(self) -> Fleet:
+        """Every node that is declared, in force, or being added."""
+        return known_fleet(self.declared_fleet, self._membership())
+
+    def _membership(self) -> Membership | None:
+        # The fleet file of a release stands for itself: it says what the release configures.
+        return None if self.control / "releases" in self.fleet_file.parents else read_membership(self.control)
 
     @property
     def artifacts(self) -> Path:

@@ -145,11 +145,16 @@ class Flags(Database):
             )[0]
 
 
-# The flag of a replacement (`dag_ids.REPLACE_DAG`) ends with its lease. So a killed run keeps no recovery away.
+# The flag of a replacement (`dag_ids.REPLACE_DAG`) ends with its lease. So a killed run keeps no recovery away. So does
+# that of a node that is added or removed (`dag_ids.SCALE_DAG`), whose run holds the lease of the whole fleet.
 IN_FORCE: LiteralString = """
 (until IS NULL OR until > clock_timestamp()) AND (
     split_part("user", '/', 1) <> 'replace_node'
     OR EXISTS (SELECT FROM lease WHERE lease.node = scope AND lease.holder = "user"
+               AND lease.expires_at > clock_timestamp())
+) AND (
+    split_part("user", '/', 1) <> 'scale_fleet'
+    OR EXISTS (SELECT FROM lease WHERE lease.node = 'deploy_release' AND lease.holder = "user"
                AND lease.expires_at > clock_timestamp())
 )
 """

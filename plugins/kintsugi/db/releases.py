@@ -158,6 +158,14 @@ class Releases(Database):
                     (node, digest),
                 )
 
+    def forget_node_release(self, node: str) -> None:
+        """Remove the record of a node that is no longer part of the fleet, and of its drift."""
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM node_release WHERE node = %s", (node,))
+            connection.execute(
+                "UPDATE drift SET gone_at = clock_timestamp() WHERE node = %s AND gone_at IS NULL", (node,)
+            )
+
     # --- deployments --------------------------------------------------------------------------------------
 
     def open_deployment(self, deployment: str, digest: str, back_to: str | None) -> Deployment:

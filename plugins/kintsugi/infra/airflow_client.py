@@ -103,6 +103,27 @@ class Airflow:
         """Pause ``dag_id``: no run and no task of a running run starts. Its triggers go on, and may fire."""
         self.call("PATCH", f"/dags/{_quote_segment(dag_id)}?update_mask=is_paused", {"is_paused": True})
 
+    def parse_again(self, dag_id: str) -> None:
+        """Let the dag-processor parse the file of ``dag_id`` now; does nothing if Airflow has no such DAG."""
+        dag = self._call_or_none("GET", f"/dags/{_quote_segment(dag_id)}")
+        if dag is None:
+            return
+        try:
+            self.call("PUT", f"/parseDagFile/{_quote_segment(dag['file_token'])}")
+        except AirflowRefused as refused:
+            if refused.status != 409:  # it was asked for already
+                raise
+
+    def end_dag(self, dag_id: str) -> None:
+        """Pause ``dag_id`` and end its runs; their triggers end with them. Does nothing if Airflow has no such DAG."""
+        if self._call_or_none("GET", f"/dags/{_quote_segment(dag_id)}") is None:
+            return
+        self.pause(dag_id)
+        for run in self.runs(dag_id):
+            if run["state"] not in FINISHED:
+                path = f"/dags/{_quote_segment(dag_id)}/dagRuns/{_quote_segment(run['dag_run_id'])}"
+                self.call("PATCH", f"{path}?update_mask=state", {"state": "success"})
+
     def import_errors(self) -> list[dict[str, Any]]:
         """Return the DAG files that can't be imported: ``filename`` and ``stack_trace``."""
         errors: list[dict[str, Any]] = self.call("GET", "/importErrors?limit=100")["import_errors"]

@@ -12,19 +12,22 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.connections import own_postgres_url
 from kintsugi.core.errors import KintsugiError, PreflightError, StepFailed
+from kintsugi.core.membership import present_nodes, read_membership
 
 if TYPE_CHECKING:
+    from kintsugi.core.fleet import Node
     from kintsugi.core.settings import Settings
 
 _STALE = ("Saved plan is stale", "Saved plan does not match the given state")
 _PLANS_KEPT = 20
+_NODES = "nodes"  # the variable of the root module with the nodes that are there
 
 
 class StalePlan(KintsugiError):
@@ -59,7 +62,10 @@ class Terraform:
         self._run("init", timeout_s=120, input=False, reconfigure=True)
 
     def apply_all(self, *, timeout_s: float = 300) -> None:
-        """Create the missing nodes of the fleet, and change what differs from the fleet file."""
+        """Create the missing nodes of the fleet, and change what differs from the fleet file.
+
+        With a record of members (`kintsugi.core.membership`), nodes that are to be added or removed are left alone.
+        """
         self.init()
         self._run("apply", timeout_s=timeout_s, auto_approve=True, lock_timeout="60s", **_APPLY)
 
@@ -85,9 +91,17 @@ class Terraform:
         return {attributes["id"] for attributes in attributes_of_all if attributes.get("id")}
 
     def plan(
-        self, *, replace: Sequence[str] = (), targets: Sequence[str] = (), lock_timeout_s: int = 60
+        self,
+        *,
+        replace: Sequence[str] = (),
+        targets: Sequence[str] = (),
+        without: Collection[str] = (),
+        lock_timeout_s: int = 60,
     ) -> SavedPlan:
         """Plan the replacement of the addresses ``replace``, with nothing but ``targets`` in the plan.
+
+        ``without``: the names of nodes that are to be destroyed. Terraform destroys a node that is no longer listed
+        together with any target of its module, so every other plan lists it as long as it is there.
 
         Raises StepFailed, also if the lock on the state isn't free within ``lock_timeout_s``.
         """
@@ -100,6 +114,7 @@ class Terraform:
             out=str(path),
             replace=list(replace),
             target=list(targets),
+            environment=self._environment(without),
             **options,
         )
         return self.load(path)
@@ -111,7 +126,18 @@ class Terraform:
     def apply(self, saved: SavedPlan, *, timeout_s: float = 120, lock_timeout_s: int = 60) -> None:
         """Apply exactly this plan. Raises StalePlan if the state has changed since it was created."""
         options: dict[str, Any] = {"lock_timeout": f"{lock_timeout_s}s"}
-        self._run("apply", str(saved.path), timeout_s=timeout_s + lock_timeout_s, **options, **_APPLY)
+        environment = self._environment()
+        nodes = saved.document.get("variables", {}).get(_NODES, {}).get("value")
+        if nodes is not None:  # the variables must be those of the plan
+            environment[f"TF_VAR_{_NODES}"] = nodes
+        self._run(
+            "apply",
+            str(saved.path),
+            timeout_s=timeout_s + lock_timeout_s,
+            environment=environment,
+            **options,
+            **_APPLY,
+        )
 
     def replace(self, addresses: Sequence[str], *, timeout_s: float = 120) -> None:
         """Plan and apply the replacement of ``addresses`` at once; nothing checks the plan in between.
@@ -140,7 +166,7 @@ class Terraform:
             old.unlink(missing_ok=True)
         return directory / f"{uuid.uuid4().hex}.tfplan"
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, without: Collection[str] = ()) -> dict[str, str]:
         settings = self.settings
         environment = dict(os.environ)
         if not _is_readable_file(environment.get("TF_CLI_CONFIG_FILE", "")):
@@ -155,6 +181,10 @@ class Terraform:
             "TF_VAR_cache_dir": str(settings.cache),
             "TF_VAR_python": sys.executable,
         }
+        if (present := present_nodes(settings.declared_fleet, read_membership(settings.control))) is not None:
+            environment[f"TF_VAR_{_NODES}"] = json.dumps(
+                [_node_variables(node) for name, node in present.items() if name not in without]
+            )
         if settings.fleet.environment == "docker":
             from kintsugi.infra.docker_engine import image_in_force  # docker
 
@@ -165,7 +195,14 @@ class Terraform:
     def _local_dsn(self) -> str:
         return f"{own_postgres_url(self.settings)}&sslmode=disable"
 
-    def _run(self, command: str, *arguments: str, timeout_s: float, **options: Any) -> str:
+    def _run(
+        self,
+        command: str,
+        *arguments: str,
+        timeout_s: float,
+        environment: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> str:
         from python_terraform import IsFlagged
         from python_terraform import Terraform as Commands
 
@@ -176,13 +213,24 @@ class Terraform:
         builder = Commands(working_dir=str(self.root), terraform_bin_path=binary)
         argv = builder.generate_cmd_string(command, *arguments, no_color=IsFlagged, **flags)
         self.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-        code, out, err = _run_supervised(argv, self.root, self._environment(), timeout_s)
+        code, out, err = _run_supervised(argv, self.root, environment or self._environment(), timeout_s)
         if code == 0:
             return out
         reason = _error_text(err or out)
         if any(text in err for text in _STALE):
             raise StalePlan(f"terraform {command}: {reason}; plan again")
         raise StepFailed(f"terraform {command} in {self.root} failed: {reason}")
+
+
+def _node_variables(node: Node) -> dict[str, object]:
+    """Return a node as an entry of the fleet file's list, as far as Terraform reads it."""
+    return {
+        "name": node.name,
+        "role": node.role.value,
+        "address": node.address,
+        "ssh_port": node.ssh_port,
+        "zone": node.zone,
+    }
 
 
 # Options of every apply and destroy. Nodes don't wait for each other, so all are created at the same time.

@@ -27,27 +27,38 @@ def replace_node(settings: Settings, name: str, *, keep_volume: bool, dry_run: b
     settings.fleet.node(name)
     airflow = ControlPlane(settings).airflow
     conf = {"node": name, "keep_volume": keep_volume, "dry_run": dry_run}
-    run_id = _run_under_way(airflow, conf) or airflow.trigger(REPLACE_DAG, conf)
-    say(f"run {run_id} of {REPLACE_DAG}: {airflow.url}/dags/{REPLACE_DAG}")
-    follow_run(airflow, run_id, say)
-    return read_result(airflow, run_id)
+    return run_to_the_end(airflow, REPLACE_DAG, conf, say)
 
 
-def _run_under_way(airflow: Airflow, conf: Mapping[str, Any]) -> str | None:
+def run_to_the_end(
+    airflow: Airflow, dag_id: str, conf: Mapping[str, Any], say: Say, look: Callable[[], None] = lambda: None
+) -> str:
+    """Start a run of the DAG with ``conf``, or follow one of the same request; returns how it ended.
+
+    ``look``: called each time the tasks are looked at. Raises GuardRefused, StepFailed as `read_result`.
+    """
+    run_id = _run_under_way(airflow, dag_id, conf) or airflow.trigger(dag_id, conf)
+    say(f"run {run_id} of {dag_id}: {airflow.url}/dags/{dag_id}")
+    follow_run(airflow, dag_id, run_id, say, look)
+    return read_result(airflow, dag_id, run_id)
+
+
+def _run_under_way(airflow: Airflow, dag_id: str, conf: Mapping[str, Any]) -> str | None:
     """Return the id of a run of the same request that has not ended; None if there is none."""
-    airflow.await_dag(REPLACE_DAG)
-    for run in airflow.runs(REPLACE_DAG):
+    airflow.await_dag(dag_id)
+    for run in airflow.runs(dag_id):
         if run["state"] not in FINISHED and run.get("conf") == conf:
             return str(run["dag_run_id"])
     return None
 
 
-def follow_run(airflow: Airflow, run_id: str, say: Say) -> None:
+def follow_run(airflow: Airflow, dag_id: str, run_id: str, say: Say, look: Callable[[], None]) -> None:
     """Print each task when it has ended, and an open question, until the run has ended."""
     known: set[str] = set()
     while True:
-        state = airflow.run_state(REPLACE_DAG, run_id)
-        for task in airflow.tasks(REPLACE_DAG, run_id):
+        state = airflow.run_state(dag_id, run_id)
+        look()
+        for task in airflow.tasks(dag_id, run_id):
             line = _describe_task(task)
             if line is not None and task.task_id not in known:
                 known.add(task.task_id)
@@ -67,13 +78,13 @@ def _describe_task(task: TaskRun) -> str | None:
     return f"{name}: {task.state} after {(task.end - task.start).total_seconds():.0f} s"
 
 
-def read_result(airflow: Airflow, run_id: str) -> str:
+def read_result(airflow: Airflow, dag_id: str, run_id: str) -> str:
     """Return the sentence with which the run ended. Raises GuardRefused if it was refused, StepFailed if it failed."""
-    value = airflow.xcom(REPLACE_DAG, run_id, "finish", "result")
+    value = airflow.xcom(dag_id, run_id, "finish", "result")
     result = json.loads(value) if isinstance(value, str) else value
     if not isinstance(result, dict):
         raise StepFailed(
-            f"the run {run_id} of {REPLACE_DAG} ended without a result: see its tasks at {airflow.url}"
+            f"the run {run_id} of {dag_id} ended without a result: see its tasks at {airflow.url}"
         )
     text = str(result["text"])
     if result["state"] == "refused":

@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,8 @@ from kintsugi.controlplane import preflight
 from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.certificates import create_authority, remove_authority
 from kintsugi.core.connections import store_dsn
-from kintsugi.core.errors import KintsugiError, StepFailed
+from kintsugi.core.errors import FleetError, KintsugiError, StepFailed
+from kintsugi.core.membership import Membership, read_membership, write_membership
 from kintsugi.core.processes import wait_until
 from kintsugi.core.settings import Settings
 from kintsugi.db.store import Store
@@ -134,8 +135,10 @@ def remove_installation(settings: Settings, console: Console | None = None) -> N
 
 
 def _up_fleet(settings: Settings, progress: Progress) -> None:
+    store = Store(store_dsn(settings))
+    record_members(settings, store.node_releases())
     fleet = settings.fleet
-    context = Context(settings=settings, fleet=fleet, store=Store(store_dsn(settings)))
+    context = Context(settings=settings, fleet=fleet, store=store)
     with progress.step(f"Terraform: {len(fleet.nodes)} nodes"):
         terraform = Terraform(settings)
         platform_of(settings).make_room(fleet.nodes, terraform.known, living=False)
@@ -154,6 +157,24 @@ def _up_airflow(plane: ControlPlane, progress: Progress) -> None:
             plane.migrate()
     with progress.step("Airflow: start"):
         plane.start_airflow()
+
+
+def record_members(settings: Settings, configured: Collection[str]) -> None:
+    """Record which nodes are in force, unless that is on record; see `kintsugi.core.membership`.
+
+    ``configured``: the nodes that have been configured before. Without any the fleet is new, and has every declared
+    node. Raises FleetError if one of them is not declared.
+    """
+    if read_membership(settings.control) is not None:
+        return
+    declared = settings.declared_fleet
+    if missing := sorted(set(configured) - declared.nodes.keys()):
+        raise FleetError(
+            f"{settings.fleet_file} does not declare {', '.join(missing)}, which exists: put it back, run `make up`, "
+            "then remove it again and run `make scale-fleet`"
+        )
+    members = {name: node for name, node in declared.nodes.items() if not configured or name in configured}
+    write_membership(settings.control, Membership(members))
 
 
 def _power_on(settings: Settings) -> None:

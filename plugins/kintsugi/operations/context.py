@@ -110,7 +110,7 @@ class Context:
         step = FencedStep(self, ref, name, lease.token)
         step.note("started", mark="start")
         try:
-            with first_in_line(), _lease_renewal(self.store, lease):
+            with first_in_line(), lease_renewal(self.store, lease):
                 yield step
         except BaseException as error:  # Airflow's time-out is not a subclass of Exception
             step.note(f"failed: {str(error) or type(error).__name__}", mark="failed")
@@ -119,7 +119,7 @@ class Context:
 
 
 @contextmanager
-def _lease_renewal(store: Store, lease: Lease) -> Iterator[None]:
+def lease_renewal(store: Store, lease: Lease) -> Iterator[None]:
     """Renew the lease while the block runs, until a newer token shows that another run holds it."""
     ended = threading.Event()
 

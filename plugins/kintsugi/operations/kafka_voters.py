@@ -1,4 +1,4 @@
-"""Bring a broker whose disk was lost back into the metadata quorum.
+"""The voters of Kafka's metadata quorum: bring a broker whose disk was lost back, and follow the number of brokers.
 
 A voter is a broker *and* its data directory. A broker on a newly formatted disk has a new directory id. The dead
 directory still counts in the quorum, so one more failure would stop the cluster. In order:
@@ -9,12 +9,16 @@ directory still counts in the quorum, so one more failure would stop the cluster
 
 Each step checks before it acts, so all of it may be killed and run again. For a broker that kept its disk nothing
 is done.
+
+With an even number of brokers one of them is no voter, because a quorum of four outlives no more failures than one of
+three (`wanted_voters`). It stays an observer until another voter leaves (`settle_voters`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Fleet, Node
@@ -49,7 +53,8 @@ def rejoin_voter(
     while time.monotonic() < deadline:
         try:
             leader, quorum = find_leader(_controller_endpoints(fleet, node))
-            missing = _next_step(quorum, node, leader, cluster_id, endpoint, on_progress)
+            wanted = wanted_voters(len(fleet.of(node.role)))
+            missing = _next_step(quorum, node, leader, cluster_id, endpoint, wanted, on_progress)
             if not missing:
                 return
         except QuorumError as error:  # an election is running, or an observer hasn't caught up
@@ -66,6 +71,7 @@ def _next_step(
     leader: str,
     cluster_id: str,
     endpoint: str,
+    wanted: int,
     on_progress: Callable[[str], None],
 ) -> str:
     """Do what can be done now; returns what is still missing, empty if the node is a voter."""
@@ -78,6 +84,8 @@ def _next_step(
         on_progress(f"removed the dead voter of {node.name} (directory {voter.directory})")
     if present in quorum.voters:
         return "the leader has not confirmed that the dead voter is removed" if dead else ""
+    if not dead and len(voter_ids(quorum)) >= wanted:
+        return ""  # it was an observer before, too
     if present.end_offset < quorum.high_watermark - _LAG:
         return f"it is at offset {present.end_offset} of {quorum.high_watermark} of the metadata log"
     add_voter(leader, cluster_id, present, endpoint)
@@ -99,6 +107,90 @@ def live_voters(quorum: Quorum, node_id: int) -> ReplicaState | None:
         if replica.node_id == node_id and replica.fetched_ms > now - _FETCHES_WITHIN_MS
     ]
     return max(fetching, key=lambda replica: replica.fetched_ms, default=None)
+
+
+def wanted_voters(brokers: int) -> int:
+    """Return how many of so many brokers are voters: the largest odd number, and both of two."""
+    return brokers if brokers % 2 or brokers < 3 else brokers - 1
+
+
+def voter_ids(quorum: Quorum) -> set[int]:
+    """Return the node ids of the voters."""
+    return {voter.node_id for voter in quorum.voters}
+
+
+@dataclass(frozen=True, slots=True)
+class VoterChange:
+    """One change of the quorum: the broker ``node_id`` becomes a voter (``add``), or is none any more."""
+
+    add: bool
+    node_id: int
+
+
+def next_voter_change(quorum: Quorum, remaining: Collection[int]) -> VoterChange | None:
+    """Return the next change, so that so many voters as wanted are among the ``remaining`` brokers; None if it is so.
+
+    Pure. A voter is added before another one is removed, so the quorum is never smaller than before. The leader is
+    removed last, because another one has to be elected then.
+    """
+    voters, wanted = voter_ids(quorum), wanted_voters(len(remaining))
+    staying = voters & set(remaining)
+    if len(staying) < wanted:
+        observers = {replica.node_id for replica in quorum.observers} & set(remaining) - voters
+        waiting = sorted(observers) or sorted(set(remaining) - voters)
+        return VoterChange(True, waiting[0])
+    leaving = sorted(voters - set(remaining)) or sorted(staying)[wanted:]
+    if not leaving:
+        return None
+    return VoterChange(False, min(leaving, key=lambda one: (one == quorum.leader_id, one)))
+
+
+def settle_voters(
+    brokers: Sequence[Node],
+    leaving: Sequence[Node],
+    cluster_id: str,
+    *,
+    timeout_s: float = 600.0,
+    on_progress: Callable[[str], None] = _discard_progress,
+) -> None:
+    """Change the quorum until so many voters as wanted are among ``brokers``, and none of those ``leaving`` is one.
+
+    May be killed and run again. Raises StepFailed with what is missing after ``timeout_s`` seconds.
+    """
+    nodes = {node.index: node for node in (*brokers, *leaving)}
+    endpoints = {index: f"{node.address}:{KAFKA_CONTROLLER_PORT}" for index, node in nodes.items()}
+    deadline, missing = time.monotonic() + timeout_s, "no answer yet"
+    while time.monotonic() < deadline:
+        try:
+            leader, quorum = find_leader(endpoints.values())
+            change = next_voter_change(quorum, [node.index for node in brokers])
+            if change is None:
+                return
+            missing = _change_one(leader, quorum, change, cluster_id, endpoints[change.node_id])
+            if not missing:
+                verb = "is a voter" if change.add else "is no voter any more"
+                on_progress(f"{nodes[change.node_id].name} {verb}")
+                continue
+        except QuorumError as error:  # an election is running, or an observer hasn't caught up
+            missing = str(error)
+        time.sleep(_PAUSE_S)
+    raise StepFailed(f"the quorum of Kafka has not the wanted voters after {timeout_s:.0f} s: {missing}")
+
+
+def _change_one(leader: str, quorum: Quorum, change: VoterChange, cluster_id: str, endpoint: str) -> str:
+    """Carry one change out; returns what is missing for it, empty if the leader has confirmed it."""
+    if not change.add:
+        for voter in quorum.voters:
+            if voter.node_id == change.node_id:
+                remove_voter(leader, cluster_id, voter)
+        return ""
+    present = live_voters(quorum, change.node_id)
+    if present is None:
+        return f"the leader does not see broker {change.node_id} fetch the metadata log"
+    if present.end_offset < quorum.high_watermark - _LAG:
+        return f"broker {change.node_id} is at offset {present.end_offset} of {quorum.high_watermark}"
+    add_voter(leader, cluster_id, present, endpoint)
+    return ""
 
 
 def _controller_endpoints(fleet: Fleet, node: Node) -> list[str]:

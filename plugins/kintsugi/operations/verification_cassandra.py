@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from cassandra.cluster import Session
 
 SAMPLE = 10
+KEYS = 10_000  # so many keys are tried; of a node that has a hundredth of the ring one in a hundred fits
+FIRST_TOKEN, LAST_TOKEN = -(2**63), 2**63 - 1
 REMOTE = ("Sending READ_REQ", "Enqueuing request to", "reading data from", "reading digest from")
 PROOF_TABLE = (
     f"CREATE TABLE IF NOT EXISTS {KEYSPACE}.proof (node text PRIMARY KEY, written_at timestamp) "
@@ -48,10 +51,12 @@ def verify_cassandra(fleet: Fleet, node: Node, deadline_s: float) -> str:
 def _verify_own_replica(fleet: Fleet, node: Node) -> str:
     peers = [peer.address for peer in fleet.peers(node)]
     with RestrictedSession(peers) as others, RestrictedSession([node.address]) as this:
-        written_at = _write_row(others, node)
-        if _read_row(this, node) != written_at:
+        ranges = _read_primary_ranges(this)
+        key = choose_key(node.name, ranges)
+        written_at = _write_row(others, key)
+        if _read_row(this, key) != written_at:
             raise StepFailed("its own replica doesn't have the row that its peers just wrote")
-        trades = _sample_trades(others)
+        trades = _sample_trades(others, ranges)
         behind = sum(1 for row in trades if not _holds_trade(this, row))
         if behind:
             raise StepFailed(
@@ -97,8 +102,47 @@ class RestrictedSession:
         self._cluster.shutdown()
 
 
-def _write_row(session: Session, node: Node) -> datetime:
-    """Write this node's verification row through the other nodes; returns its time (UTC, milliseconds)."""
+def _read_primary_ranges(session: Session) -> list[tuple[int, int]]:
+    """Return the primary ranges of the node that the session is restricted to; see `primary_ranges`."""
+    own = session.execute("SELECT tokens FROM system.local").one().tokens or ()
+    others = [
+        token for row in session.execute("SELECT tokens FROM system.peers") for token in row.tokens or ()
+    ]
+    return primary_ranges(map(int, own), map(int, others))
+
+
+def primary_ranges(own: Iterable[int], others: Iterable[int]) -> list[tuple[int, int]]:
+    """Return the token ranges of which a node is the first replica, each as *after*, *up to and including*. Pure.
+
+    With more nodes than copies a node does not hold every row, but it holds those of its primary ranges. ``own``,
+    ``others``: the tokens of the node and of all other nodes. Without any token there is no range.
+    """
+    mine = set(own)
+    ring = sorted({*mine, *others})
+    ranges = []
+    for place, token in enumerate(ring):
+        if token in mine:
+            before = ring[place - 1] if place else None
+            ranges.append((FIRST_TOKEN if before is None else before, token))
+    if ring and ring[0] in mine:  # the ring is closed: what follows the last token belongs to the first one
+        ranges.append((ring[-1], LAST_TOKEN))
+    return ranges
+
+
+def choose_key(name: str, ranges: Collection[tuple[int, int]]) -> str:
+    """Return a partition key that begins with ``name`` and lies in one of the ranges. Raises StepFailed."""
+    from cassandra.metadata import Murmur3Token
+
+    for number in range(KEYS):
+        key = f"{name} {number}"
+        token = Murmur3Token.hash_fn(key.encode())
+        if any(after < token <= end for after, end in ranges):
+            return key
+    raise StepFailed("it has no token range of its own in the ring")
+
+
+def _write_row(session: Session, key: str) -> datetime:
+    """Write a verification row through the other nodes; returns its time (UTC, milliseconds)."""
     known = session.execute(
         "SELECT table_name FROM system_schema.tables WHERE keyspace_name = %s AND table_name = 'proof'",
         (KEYSPACE,),
@@ -107,19 +151,17 @@ def _write_row(session: Session, node: Node) -> datetime:
         session.execute(PROOF_TABLE, timeout=15)
     now = datetime.now(UTC)
     now = now.replace(microsecond=now.microsecond // 1000 * 1000)
-    session.execute(f"INSERT INTO {KEYSPACE}.proof (node, written_at) VALUES (%s, %s)", (node.name, now))
+    session.execute(f"INSERT INTO {KEYSPACE}.proof (node, written_at) VALUES (%s, %s)", (key, now))
     return now
 
 
-def _read_row(session: Session, node: Node) -> datetime | None:
-    rows = _read_own_replica(
-        session, f"SELECT written_at FROM {KEYSPACE}.proof WHERE node = %s", (node.name,)
-    )
+def _read_row(session: Session, key: str) -> datetime | None:
+    rows = _read_own_replica(session, f"SELECT written_at FROM {KEYSPACE}.proof WHERE node = %s", (key,))
     return rows[0].written_at.replace(tzinfo=UTC) if rows else None
 
 
-def _sample_trades(session: Session) -> list[Any]:
-    """Return some trades that a quorum of the other nodes holds; none if the table is empty or missing."""
+def _sample_trades(session: Session, ranges: Iterable[tuple[int, int]]) -> list[Any]:
+    """Return some trades of these ranges that a quorum of the other nodes holds; none if there is none."""
     known = session.execute(
         "SELECT table_name FROM system_schema.tables WHERE keyspace_name = %s AND table_name = 'trade'",
         (KEYSPACE,),
@@ -127,7 +169,16 @@ def _sample_trades(session: Session) -> list[Any]:
     if not known.one():
         return []
     columns = "symbol, trade_date, slot, ts, trade_id, premium"
-    return list(session.execute(f"SELECT {columns} FROM {KEYSPACE}.trade LIMIT {SAMPLE}"))
+    trades: list[Any] = []
+    for after, end in ranges:
+        trades += session.execute(
+            f"SELECT {columns} FROM {KEYSPACE}.trade WHERE token(symbol, trade_date, slot) > %s "
+            f"AND token(symbol, trade_date, slot) <= %s LIMIT {SAMPLE}",
+            (after, end),
+        )
+        if len(trades) >= SAMPLE:
+            break
+    return trades[:SAMPLE]
 
 
 def _holds_trade(session: Session, row: Any) -> bool:

@@ -26,17 +26,19 @@ RETENTION_MS = 3_600_000
 def verify_kafka(fleet: Fleet, node: Node, deadline_s: float) -> str:
     """Make ``node`` lead its partition of the topic, write a record with acks=all, and read it back.
 
-    The preferred leader of partition p is the p-th broker of the fleet file, so every broker has a partition of its
-    own. Returns a sentence; raises StepFailed with what was missing last.
+    Each broker is the preferred leader of a partition of its own; a broker that was added gets one here. Returns a
+    sentence; raises StepFailed with what was missing last.
     """
     from kafka.errors import KafkaError
 
     brokers = fleet.of(Role.KAFKA)
-    number, ends = brokers.index(node), time.monotonic() + deadline_s
+    ends = time.monotonic() + deadline_s
     while True:
         try:
             with _admin_client(fleet) as admin:
-                _ensure_topic(admin, [broker.index for broker in brokers])
+                ids = [broker.index for broker in brokers]
+                _ensure_topic(admin, ids)
+                number = _own_partition(admin, node.index, ids)
                 _prefer_leader(admin, number)
             _await_leader(node, number)
             offset = _write_and_read(fleet, node, number)
@@ -79,6 +81,25 @@ def _ensure_topic(admin: KafkaAdminClient, ids: list[int]) -> None:
         return
     with suppress(TopicAlreadyExistsError):  # another node is being verified at the same time
         admin.create_topics({TOPIC: spec}, timeout_ms=TIMEOUT_MS)
+
+
+def _own_partition(admin: KafkaAdminClient, broker: int, ids: list[int]) -> int:
+    """Return the partition whose preferred leader the broker is; adds one if there is none."""
+    (topic,) = admin.describe_topics([TOPIC])
+    preferred = {
+        int(one["partition_index"]): one["replica_nodes"][0]
+        for one in topic["partitions"]
+        if one["replica_nodes"]
+    }
+    own = [number for number, leader in sorted(preferred.items()) if leader == broker]
+    if own:
+        return own[0]
+    if not preferred:
+        raise StepFailed(f"the partitions of {TOPIC} are not known yet")
+    place, number = ids.index(broker), max(preferred) + 1
+    replicas = [ids[(place + k) % len(ids)] for k in range(min(3, len(ids)))]
+    admin.create_partitions({TOPIC: {"count": number + 1, "assignments": [replicas]}}, timeout_ms=TIMEOUT_MS)
+    return number
 
 
 def _prefer_leader(admin: KafkaAdminClient, number: int) -> None:

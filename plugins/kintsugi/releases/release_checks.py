@@ -35,7 +35,7 @@ def _check_nodes(current: Fleet, declared: Fleet) -> None:
     if odd:
         raise GuardRefused(
             f"the fleet file of the release and the current fleet differ in {', '.join(odd)}; "
-            "a roll-out does not create, move or remove nodes. Use Terraform (`make up`) for that"
+            "a roll-out does not create, move or remove nodes. `make scale-fleet` does"
         )
 
 

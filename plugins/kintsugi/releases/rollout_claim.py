@@ -14,7 +14,10 @@ from kintsugi.db.store import Deployment
 from kintsugi.operations.context import Context
 
 ROLL_OUT = "deploy_release"
-"""The lease of the roll-out itself. It can't be a node's lease, because a node's name ends in a number."""
+"""The lease of the roll-out itself. It can't be a node's lease, because a node's name ends in a number.
+
+A run that adds or removes nodes (`kintsugi.scaling`) holds it too: both change what the whole fleet is configured with.
+"""
 
 LEASE_S = 300.0
 LEASE_WAIT_S = 300.0

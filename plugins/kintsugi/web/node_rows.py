@@ -101,6 +101,11 @@ def describe_releases(reading: CachedValue[ReleasesSnapshot]) -> str:
     return f"Known-good release {shorten_digest(seen.known_good.digest)}.{drift}"
 
 
+def describe_scaling(reading: CachedValue[ReleasesSnapshot]) -> str:
+    """What is said of nodes that are being added or removed; empty if there is nothing to say."""
+    return reading.value.scaling if reading.value else ""
+
+
 def describe_replica_repairs(facts: HealthFacts) -> str:
     """When Cassandra's replicas were repaired last; empty while unknown."""
     seen = facts.store.value

@@ -116,6 +116,7 @@ class PageRenderer:
             "headline": headline.choose_headline(facts),
             "fleet": node_rows.build_fleet_rows(facts),
             "release": node_rows.describe_releases(readings["releases"]),
+            "scaling": node_rows.describe_scaling(readings["releases"]),
             "compared": node_rows.describe_replica_repairs(facts),
             "stream": stream,
             "intake": seen,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -19,6 +19,7 @@ from kintsugi.core.fleet import Fleet
 from kintsugi.core.observation import ProbeResult, Symptom
 from kintsugi.core.settings import Settings
 from kintsugi.db.dashboard import FleetSummary, Listing
+from kintsugi.db.flags import Flags
 from kintsugi.db.flow_samples import FlowSample, FlowSamples
 from kintsugi.db.intake import IntakeStore
 from kintsugi.db.releases import ReleaseRecord, Releases
@@ -28,6 +29,7 @@ from kintsugi.pipeline.ingest.intake_report import IntakeReport
 from kintsugi.probes.failure_detector import FailureDetector
 from kintsugi.probes.protocols import Probe, probe_nodes
 from kintsugi.probes.stream_progress import read_flow
+from kintsugi.scaling.progress import describe_progress, read_progress
 from kintsugi.web.polling_cache import PolledSource
 
 CHART_SPAN = timedelta(hours=6)
@@ -52,7 +54,7 @@ class NodeSnapshot:
 class Nodes:
     """Probes all nodes at once, and evaluates each by the rules of its watch."""
 
-    fleet: Fleet
+    fleet: Callable[[], Fleet]
     _watches: dict[str, FailureDetector] = field(default_factory=dict)
     _seen: dict[str, NodeSnapshot] = field(default_factory=dict)
 
@@ -61,10 +63,12 @@ class Nodes:
 
         A fleet of more than `protocols.MOST_AT_ONCE` nodes takes longer.
         """
-        clock = asyncio.get_running_loop().time
-        probes = await probe_nodes(self.fleet)
-        for node, probe in zip(self.fleet, probes, strict=True):
-            self._seen[node.name] = self._judge_probe(node.name, probe, clock())
+        clock, fleet = asyncio.get_running_loop().time, self.fleet()  # nodes come and go
+        probes = await probe_nodes(fleet)
+        self._seen = {
+            node.name: self._judge_probe(node.name, probe, clock())
+            for node, probe in zip(fleet, probes, strict=True)
+        }
         return dict(self._seen)
 
     def _judge_probe(self, name: str, probe: Probe, now_s: float) -> NodeSnapshot:
@@ -132,12 +136,14 @@ class UnusualDay:
 class ReleasesSnapshot:
     """``nodes``: what each node runs, by name; ``drift``: paths that differ from it on the node's disk, by name.
 
-    ``known_good``: the release that recovery would roll back to, None while there is none.
+    ``known_good``: the release that recovery would roll back to, None while there is none. ``scaling``: a line about
+    nodes that are being added or removed, empty if there is nothing to say.
     """
 
     nodes: Mapping[str, ReleaseRecord]
     known_good: ReleaseRecord | None
     drift: Mapping[str, list[str]]
+    scaling: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +178,7 @@ def polled_sources(settings: Settings) -> dict[str, PolledSource]:
         return lambda: asyncio.to_thread(ask, settings)
 
     return {
-        "nodes": PolledSource(Nodes(settings.fleet).ask, every_s=1.0, within_s=4.0),
+        "nodes": PolledSource(Nodes(lambda: settings.fleet).ask, every_s=1.0, within_s=4.0),
         "store": PolledSource(in_thread(ask_store), every_s=0.7, within_s=3.0),
         "flow": PolledSource(StreamReader(settings).ask, every_s=5.0, within_s=8.0),
         "files": PolledSource(in_thread(ask_files), every_s=3.0, within_s=5.0),
@@ -218,8 +224,14 @@ class StreamReader:
 
 def ask_releases(settings: Settings) -> ReleasesSnapshot:
     """The release of each node, and the files that differ on disk; raises StoreUnavailable."""
-    releases = Releases(store_dsn(settings))
-    return ReleasesSnapshot(releases.node_releases(), releases.last_known_good(), releases.read_drift())
+    dsn = store_dsn(settings)
+    releases = Releases(dsn)
+    return ReleasesSnapshot(
+        releases.node_releases(),
+        releases.last_known_good(),
+        releases.read_drift(),
+        describe_progress(read_progress(Flags(dsn))),
+    )
 
 
 def ask_files(settings: Settings) -> Files:

@@ -1,8 +1,9 @@
 """Kafka's metadata quorum: its leader, and how a voter is removed or added.
 
-The questions go to the controller listener of the leader. kafka-python has no AddRaftVoter and RemoveRaftVoter, so
-their messages (version 0, KIP-853) are described here by the JSON files beside this module, in the form of Kafka's own
-message definitions. Kafka's command line tool would cost a start of a JVM for each call.
+The questions go to the controller listener of the leader. kafka-python has no AddRaftVoter, RemoveRaftVoter and
+UnregisterBroker, so their messages (version 0; KIP-853, KIP-631) are described here by the JSON files beside this
+module, in the form of Kafka's own message definitions. Kafka's command line tool would cost a start of a JVM for each
+call.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from kintsugi.wire.kafka import Quorum, ReplicaState, exchange_messages, read_qu
 _LISTENER = "CONTROLLER"
 
 NONE, NOT_LEADER, REQUEST_TIMED_OUT, DUPLICATE_VOTER, VOTER_NOT_FOUND = 0, 6, 7, 126, 127
+BROKER_ID_NOT_REGISTERED = 102
 
 T = TypeVar("T")
 
@@ -57,11 +59,11 @@ def find_leader(addresses: Iterable[str], timeout_s: float = 5.0) -> tuple[str, 
 
 def remove_voter(leader: str, cluster_id: str, replica: ReplicaState, timeout_s: float = 10.0) -> None:
     """Remove a voter; one that isn't there is no error. Raises QuorumError."""
-    remove, response_type = _voter_messages("RemoveRaftVoter")
+    remove, response_type = _own_messages("RemoveRaftVoter")
     request = remove(
         version=0, cluster_id=cluster_id, voter_id=replica.node_id, voter_directory_id=replica.directory
     )
-    _change_voters(leader, request, response_type, harmless=(VOTER_NOT_FOUND,), timeout_s=timeout_s)
+    _send_change(leader, request, response_type, harmless=(VOTER_NOT_FOUND,), timeout_s=timeout_s)
 
 
 def add_voter(
@@ -72,7 +74,7 @@ def add_voter(
     Raises QuorumError, with REQUEST_TIMED_OUT when the observer hasn't caught up.
     """
     host, _, port = endpoint.rpartition(":")
-    add, response_type = _voter_messages("AddRaftVoter")
+    add, response_type = _own_messages("AddRaftVoter")
     request = add(
         version=0,
         cluster_id=cluster_id,
@@ -81,10 +83,20 @@ def add_voter(
         voter_directory_id=replica.directory,
         listeners=[add.Listener(name=_LISTENER, host=host, port=int(port))],
     )
-    _change_voters(leader, request, response_type, harmless=(DUPLICATE_VOTER,), timeout_s=timeout_s + 2)
+    _send_change(leader, request, response_type, harmless=(DUPLICATE_VOTER,), timeout_s=timeout_s + 2)
 
 
-def _change_voters(
+def unregister_broker(leader: str, broker_id: int, timeout_s: float = 10.0) -> None:
+    """Let the cluster forget a broker that has ended for good; one that it doesn't know is no error.
+
+    Raises QuorumError.
+    """
+    unregister, response_type = _own_messages("UnregisterBroker")
+    request = unregister(version=0, broker_id=broker_id)
+    _send_change(leader, request, response_type, harmless=(BROKER_ID_NOT_REGISTERED,), timeout_s=timeout_s)
+
+
+def _send_change(
     leader: str, request: Any, response_type: Any, harmless: Sequence[int], timeout_s: float
 ) -> None:
     response = _ask_controller(
@@ -118,7 +130,7 @@ def _ask_controller(address: str, question: Callable[[Connection], Awaitable[T]]
 
 
 @cache
-def _voter_messages(name: str) -> tuple[Any, Any]:
+def _own_messages(name: str) -> tuple[Any, Any]:
     """Return the classes of the request and of the response called ``name``, which the JSON files describe."""
     from kafka.protocol.api_message import ApiMessage
 

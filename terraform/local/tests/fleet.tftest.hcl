@@ -80,3 +80,25 @@ run "a_file_that_is_no_fleet_is_refused" {
 
   expect_failures = [var.fleet_file]
 }
+
+run "the_nodes_that_are_there_may_differ_from_the_file" {
+  command = plan
+
+  variables {
+    fleet_file = abspath("../../fleet.yaml")
+    nodes = jsonencode([
+      { name = "kafka-1", role = "kafka", address = "127.20.1.1", ssh_port = 2222, zone = null },
+      { name = "kafka-4", role = "kafka", address = "127.20.1.4", ssh_port = 2222, zone = "a" },
+    ])
+  }
+
+  assert {
+    condition     = toset(keys(module.node)) == toset(["kafka-1", "kafka-4"]) && local.nodes["kafka-4"].zone == "a"
+    error_message = "With a list of nodes, exactly these are made, whatever the file lists."
+  }
+
+  assert {
+    condition     = local.nodes["kafka-1"] == { name = "kafka-1", role = "kafka", address = "127.20.1.1", ssh_port = 2222, zone = null }
+    error_message = "A node is the same by the list and by the file, so that a change of lists replaces nothing."
+  }
+}

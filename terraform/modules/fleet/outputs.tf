@@ -6,7 +6,7 @@ output "file" {
 output "nodes" {
   description = "Every node by name: role, address, the port of its sshd (its own or the fleet's), and its zone (null without one)."
   value = {
-    for node in local.file.nodes : node.name => {
+    for node in local.nodes : node.name => {
       name     = node.name
       role     = node.role
       address  = node.address

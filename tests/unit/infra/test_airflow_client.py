@@ -56,7 +56,7 @@ def airflow(api: Api) -> Iterator[Airflow]:
             self.end_headers()
             self.wfile.write(json.dumps(document).encode())
 
-        do_GET = do_POST = do_PATCH = _respond  # noqa: N815
+        do_GET = do_POST = do_PATCH = do_PUT = _respond  # noqa: N815
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             pass
@@ -176,3 +176,30 @@ def test_what_a_task_pushed_is_read_and_nothing_is_no_error(api: Api, airflow: A
     assert airflow.xcom("d", "r/1", "finish", "result") is None
     api.answers["GET", path] = (200, {"key": "result", "value": {"state": "replaced"}})
     assert airflow.xcom("d", "r/1", "finish", "result") == {"state": "replaced"}
+
+
+def test_the_runs_of_a_dag_that_ends_are_ended_and_no_other_begins(api: Api, airflow: Airflow) -> None:
+    runs = [{"dag_run_id": "new", "state": "running"}, {"dag_run_id": "old", "state": "failed"}]
+    api.answers["GET", "/api/v2/dags/watch_kafka-4"] = (200, {"file_token": "t.1"})
+    api.answers["PATCH", "/api/v2/dags/watch_kafka-4"] = (200, {})
+    api.answers["GET", "/api/v2/dags/watch_kafka-4/dagRuns"] = (200, {"dag_runs": runs})
+    api.answers["PATCH", "/api/v2/dags/watch_kafka-4/dagRuns/new"] = (200, {})
+    airflow.end_dag("watch_kafka-4")
+    changes = [(path.partition("?")[0], body) for method, path, body in api.calls if method == "PATCH"]
+    assert changes == [
+        ("/api/v2/dags/watch_kafka-4", {"is_paused": True}),
+        ("/api/v2/dags/watch_kafka-4/dagRuns/new", {"state": "success"}),
+    ]
+
+
+def test_to_end_a_dag_that_is_gone_is_no_error(api: Api, airflow: Airflow) -> None:
+    airflow.end_dag("watch_kafka-4")
+    assert [method for method, _, _ in api.calls] == ["GET"]
+
+
+@pytest.mark.parametrize("status", [201, 409])
+def test_a_file_is_parsed_again_also_if_that_was_asked_for(api: Api, airflow: Airflow, status: int) -> None:
+    api.answers["GET", "/api/v2/dags/watch_flow"] = (200, {"file_token": "t.1"})
+    api.answers["PUT", "/api/v2/parseDagFile/t.1"] = (status, None)
+    airflow.parse_again("watch_flow")
+    assert ("PUT", "/api/v2/parseDagFile/t.1", None) in api.calls

@@ -10,11 +10,12 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from kintsugi.core.errors import KintsugiError, StepFailed
+from kintsugi.core.errors import FleetError, KintsugiError, StepFailed
+from kintsugi.core.membership import read_membership
 from kintsugi.core.settings import Settings
 from kintsugi.installation import up as ups
 from kintsugi.installation.installation_lock import hold_installation_lock
-from kintsugi.installation.up import PARTS, remove_installation, run_in_foreground
+from kintsugi.installation.up import PARTS, record_members, remove_installation, run_in_foreground
 from tests.installations import installation
 
 
@@ -137,3 +138,35 @@ def test_the_container_that_would_start_it_again_refuses_to_take_it_down(
     with pytest.raises(KintsugiError, match="make docker-down"):
         remove_installation(settings, console)
     assert settings.state.exists()
+
+
+def members(settings: Settings) -> set[str]:
+    record = read_membership(settings.control)
+    assert record is not None
+    return set(record.members)
+
+
+def test_a_new_fleet_has_every_declared_node(settings: Settings) -> None:
+    record_members(settings, [])
+    assert members(settings) == set(settings.declared_fleet.nodes)
+
+
+def test_a_fleet_from_before_the_record_has_the_nodes_that_were_configured(settings: Settings) -> None:
+    configured = set(settings.declared_fleet.nodes) - {"kafka-3"}
+    record_members(settings, configured)
+    assert members(settings) == configured
+    assert "kafka-3" not in settings.fleet.nodes, "make up does not make it"
+
+
+def test_a_record_is_kept_whatever_the_fleet_file_says_now(settings: Settings) -> None:
+    record_members(settings, [])
+    lines = settings.fleet_file.read_text().splitlines(keepends=True)
+    settings.fleet_file.write_text("".join(line for line in lines if "kafka-3" not in line))
+    record_members(settings, [])
+    assert "kafka-3" in settings.fleet.nodes
+
+
+def test_a_node_that_exists_and_is_not_declared_stops_the_first_record(settings: Settings) -> None:
+    with pytest.raises(FleetError, match="kafka-4"):
+        record_members(settings, ["kafka-1", "kafka-4"])
+    assert read_membership(settings.control) is None

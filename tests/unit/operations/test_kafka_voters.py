@@ -8,6 +8,7 @@ import pytest
 
 from kintsugi.core.fleet import Node, Role
 from kintsugi.operations import kafka_voters
+from kintsugi.operations.kafka_voters import VoterChange, next_voter_change, wanted_voters
 from kintsugi.wire.kafka import Quorum, ReplicaState
 
 OLD, NEW, OTHER, THIRD = (uuid4() for _ in range(4))
@@ -19,10 +20,12 @@ def seen(node_id: int, directory: UUID, end: int = 1000, ago_ms: int = 100) -> R
     return ReplicaState(node_id, directory, end, NOW - ago_ms, NOW - ago_ms)
 
 
-def step(voters: list[ReplicaState], observers: list[ReplicaState], acts: list[str]) -> str:
+def step(voters: list[ReplicaState], observers: list[ReplicaState], acts: list[str], wanted: int = 3) -> str:
     peers = [seen(1, OTHER, ago_ms=0), seen(3, THIRD)]
     quorum = Quorum(1, 1000, (*peers, *voters), tuple(observers))
-    return kafka_voters._next_step(quorum, NODE, "leader:9093", "cluster", "127.20.1.2:9093", acts.append)
+    return kafka_voters._next_step(
+        quorum, NODE, "leader:9093", "cluster", "127.20.1.2:9093", wanted, acts.append
+    )
 
 
 @pytest.fixture
@@ -86,3 +89,48 @@ def test_a_removed_disk_that_is_still_listed_as_observer_is_not_taken_for_the_li
 def test_peers_are_never_touched(acts: list[str]) -> None:
     step([], [seen(3, NEW), seen(2, NEW)], acts)
     assert calls(acts) == [f"add {NEW}"]
+
+
+def test_a_broker_that_was_an_observer_stays_one(acts: list[str]) -> None:
+    quorum = Quorum(1, 1000, (seen(1, OTHER), seen(3, THIRD), seen(4, OLD)), (seen(2, NEW),))
+    missing = kafka_voters._next_step(quorum, NODE, "l:1", "c", "e:1", 3, acts.append)
+    assert missing == ""
+    assert acts == []
+
+
+@pytest.mark.parametrize(("brokers", "voters"), [(1, 1), (2, 2), (3, 3), (4, 3), (5, 5), (6, 5)])
+def test_the_number_of_voters_is_odd_from_three_on(brokers: int, voters: int) -> None:
+    assert wanted_voters(brokers) == voters
+
+
+def quorum_of(voters: list[int], observers: list[int], leader: int = 1) -> Quorum:
+    return Quorum(
+        leader,
+        1000,
+        tuple(seen(one, uuid4()) for one in voters),
+        tuple(seen(one, uuid4()) for one in observers),
+    )
+
+
+@pytest.mark.parametrize(
+    ("voters", "observers", "remaining", "change"),
+    [
+        ([1, 2, 3], [], [1, 2, 3], None),
+        ([1, 2, 3], [4], [1, 2, 3, 4], None),
+        ([1, 2, 3], [4, 5], [1, 2, 3, 4, 5], VoterChange(True, 4)),
+        ([1, 2, 3, 4], [5], [1, 2, 3, 4, 5], VoterChange(True, 5)),
+        ([1, 2, 3], [4], [1, 2, 3], None),
+        ([1, 2, 3], [4], [1, 3, 4], VoterChange(True, 4)),
+        ([1, 2, 3, 4], [], [1, 3, 4], VoterChange(False, 2)),
+        ([1, 2, 3, 4, 5], [], [1, 2, 3, 4], VoterChange(False, 5)),
+        ([1, 2, 3, 4], [], [1, 2, 3, 4], VoterChange(False, 4)),
+    ],
+)
+def test_a_voter_is_added_before_one_is_removed(
+    voters: list[int], observers: list[int], remaining: list[int], change: VoterChange | None
+) -> None:
+    assert next_voter_change(quorum_of(voters, observers), remaining) == change
+
+
+def test_the_leader_leaves_the_quorum_last() -> None:
+    assert next_voter_change(quorum_of([1, 2, 3, 4, 5], []), [3, 4, 5]) == VoterChange(False, 2)

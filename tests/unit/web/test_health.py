@@ -285,3 +285,9 @@ def test_replicas_that_were_not_compared_for_too_long_are_told(days: float, leve
 def test_nothing_is_well_while_an_incident_is_open(lines: tuple[Any, ...], ago: float) -> None:
     """Though all nodes answer: it may be being proven, or left by everybody."""
     assert choose_headline(known(store=with_open(opened(*lines, ago=ago)))).level is not Severity.WELL
+
+
+def test_the_page_tells_of_nodes_that_come_or_go() -> None:
+    reading = known(releases=ReleasesSnapshot({}, None, {}, "kafka-4 is being added")).releases
+    assert node_rows.describe_scaling(reading) == "kafka-4 is being added"
+    assert node_rows.describe_scaling(known(releases=ReleasesSnapshot({}, None, {})).releases) == ""

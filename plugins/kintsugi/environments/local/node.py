@@ -56,7 +56,7 @@ def create_node(settings: Settings, name: str) -> None:
     A running node is left alone. Raises FleetError for an unknown name, PreflightError if a program is
     missing, StepFailed if the node isn't up within 30 s.
     """
-    fleet = settings.fleet
+    fleet = settings.known_fleet
     node = fleet.node(name)
     if is_alive(settings, name):
         await_boot(settings, node, lambda: is_alive(settings, name))

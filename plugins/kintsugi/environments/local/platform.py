@@ -87,14 +87,14 @@ class LocalPlatform:
         return node_disk.reason_unavailable()
 
     def run(self, name: str, argv: Sequence[str]) -> str:
-        done = ssh.run_over_ssh(self.settings, self.settings.fleet.node(name), argv, RUN_TIMEOUT_S)
+        done = ssh.run_over_ssh(self.settings, self.settings.known_fleet.node(name), argv, RUN_TIMEOUT_S)
         if done.returncode:
             reason = (done.stderr or done.stdout).strip()[-REASON_LENGTH:]
             raise StepFailed(f"{name}: {argv[0]} ended with status {done.returncode}: {reason}")
         return done.stdout
 
     def renew_host_certificate(self, name: str) -> None:
-        node_config.renew_host_certificate(self.settings, self.settings.fleet.node(name))
+        node_config.renew_host_certificate(self.settings, self.settings.known_fleet.node(name))
         # From OpenSSH 9.8 on, it reads its files only when it starts.
         self.signal_service(name, "sshd", "HUP")
 

@@ -1,0 +1,147 @@
+"""Which nodes are in force: an edit of the fleet file alone neither adds a node nor removes one.
+
+The fleet file declares what is wanted. The record ``control/formed/fleet.json`` has what is there: the members, which
+serve, and the nodes that are joining, which are made but don't serve yet. `kintsugi.scaling` moves a node from one to
+the other. Until then a declared node that is no member is not watched, probed or counted, and a member that is no
+longer declared still is. Without a record every declared node is in force.
+
+The record lies beside the marks of the formed clusters: it is backed up and removed together with them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from kintsugi.core.errors import FleetError
+from kintsugi.core.files import write_private
+from kintsugi.core.fleet import Fleet, Node, Role
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """The members and the joining nodes, by name, as they were when they were recorded.
+
+    The other fields say what is left to do after a node has come or gone, and what the clusters don't show:
+    ``cleanup``, the Cassandra nodes that still hold rows which moved to a new one; ``unwatched``, the new members whose
+    watch is not started; ``spread``, whether a new broker should get replicas; ``settle``, whether the members' files
+    are of an earlier fleet.
+    """
+
+    members: Mapping[str, Node]
+    joining: Mapping[str, Node] = field(default_factory=dict)
+    cleanup: tuple[str, ...] = ()
+    unwatched: tuple[str, ...] = ()
+    spread: bool = False
+    settle: bool = False
+
+    def with_joining(self, node: Node) -> Membership:
+        """Return the record with ``node`` as joining."""
+        return replace(self, joining={**self.joining, node.name: node}, settle=True)
+
+    def with_member(self, node: Node) -> Membership:
+        """Return the record with ``node`` as a member, and with what is left to do for it."""
+        peers = [one.name for one in self.members.values() if node.role is one.role is Role.CASSANDRA]
+        return replace(
+            self,
+            members={**self.members, node.name: node},
+            joining=_without(self.joining, node.name),
+            cleanup=tuple(sorted({*self.cleanup, *peers})),
+            unwatched=(*self.unwatched, node.name),
+            spread=self.spread or node.role is Role.KAFKA,
+            settle=True,
+        )
+
+    def without(self, name: str) -> Membership:
+        """Return the record without this node."""
+        return replace(
+            self,
+            members=_without(self.members, name),
+            joining=_without(self.joining, name),
+            cleanup=tuple(other for other in self.cleanup if other != name),
+            unwatched=tuple(other for other in self.unwatched if other != name),
+            settle=True,
+        )
+
+
+def record_path(control: Path) -> Path:
+    """Return the path of the record in the working directory ``control`` of the control plane."""
+    return control / "formed" / "fleet.json"
+
+
+def read_membership(control: Path) -> Membership | None:
+    """Return the record; None if there is none. Raises FleetError if it can't be read as one."""
+    path = record_path(control)
+    try:
+        document = json.loads(path.read_text())
+        return Membership(
+            _parse_nodes(document["members"]),
+            _parse_nodes(document["joining"]),
+            tuple(document["cleanup"]),
+            tuple(document["unwatched"]),
+            bool(document["spread"]),
+            bool(document["settle"]),
+        )
+    except FileNotFoundError:
+        return None
+    except (KeyError, TypeError, ValueError) as error:
+        raise FleetError(
+            f"{path} is no record of the fleet's nodes: {error!r}; restore it from a backup"
+        ) from error
+
+
+def write_membership(control: Path, membership: Membership) -> None:
+    """Write the record; a reader sees the old one or the new one."""
+    path = record_path(control)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = {
+        "members": [asdict(node) for node in membership.members.values()],
+        "joining": [asdict(node) for node in membership.joining.values()],
+        "cleanup": list(membership.cleanup),
+        "unwatched": list(membership.unwatched),
+        "spread": membership.spread,
+        "settle": membership.settle,
+    }
+    write_private(path, json.dumps(document, indent=1))
+
+
+def fleet_in_force(declared: Fleet, membership: Membership | None) -> Fleet:
+    """Return the declared fleet with the members as its only nodes. Pure.
+
+    A member is as it is declared; one that is no longer declared is as it was recorded.
+    """
+    if membership is None:
+        return declared
+    members = {name: node for name, node in declared.nodes.items() if name in membership.members}
+    leaving = {name: node for name, node in membership.members.items() if name not in declared.nodes}
+    return replace(declared, nodes=members | leaving)
+
+
+def present_nodes(declared: Fleet, membership: Membership | None) -> dict[str, Node] | None:
+    """Return the members and the joining nodes by name, which are what Terraform manages; None without a record. Pure.
+
+    A node is as it is declared; one that is no longer declared is as it was recorded.
+    """
+    if membership is None:
+        return None
+    there = {**membership.joining, **membership.members}
+    return {name: declared.nodes.get(name, node) for name, node in there.items()}
+
+
+def known_fleet(declared: Fleet, membership: Membership | None) -> Fleet:
+    """Return the declared fleet with all nodes that are declared, members or joining. Pure."""
+    if membership is None:
+        return declared
+    others = {**membership.joining, **membership.members}
+    return replace(declared, nodes={**others, **declared.nodes})
+
+
+def _without(nodes: Mapping[str, Node], name: str) -> dict[str, Node]:
+    return {other: node for other, node in nodes.items() if other != name}
+
+
+def _parse_nodes(entries: Iterable[Mapping[str, Any]]) -> dict[str, Node]:
+    return {entry["name"]: Node(**{**entry, "role": Role(entry["role"])}) for entry in entries}
