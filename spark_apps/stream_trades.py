@@ -66,9 +66,9 @@ log = logging.getLogger("stream_trades")
 
 ROWS_PER_TRIGGER = 20_000
 FAILURES_WITHOUT_PROGRESS = 5
-# After each poll Spark asks for the first and the last offset of the partition. At the end of the partition the consumer
-# has sent its next fetch by then, and a broker answers the requests of a connection in turn. So each question waited for
-# that fetch, by default 0.5 s. Spark also fetches again what a poll has left over (decision 152).
+# After each poll Spark asks for the first and the last offset of the partition. At the end of the partition the
+# consumer has sent its next fetch by then, and a broker answers the requests of a connection in turn. So each question
+# waited for that fetch, by default 0.5 s. Spark also fetches again what a poll has left over (decision 152).
 FETCHES = {"kafka.fetch.max.wait.ms": "10", "kafka.max.poll.records": "5000"}
 LOCK = "driver.lock"
 MESSAGE = T.StructType(

@@ -93,7 +93,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Brokers:
+class DrillBrokers:
     """What all brokers run at one moment: by their processes, and by their answers."""
 
     processes: Mapping[str, str | None]
@@ -144,7 +144,7 @@ class VersionDrill:
             run_id = airflow.trigger(DAG_ID, conf)
             airflow.await_run(DAG_ID, run_id, ROLLOUT_LIMIT_S)
         ended = time.time()
-        brokers = Brokers(read_process_versions(self.settings), ask_brokers(context.fleet))
+        brokers = DrillBrokers(read_process_versions(self.settings), ask_brokers(context.fleet))
         row = {
             "step": step.name,
             **describe_rollout(context, step, context.store.read_deployment(run_id), begun),
@@ -312,7 +312,7 @@ def journal_rows(deployment: Deployment, begun: float) -> list[list[Any]]:
     ]
 
 
-def find_problems(step: Step, row: Mapping[str, Any], brokers: Brokers, level: int, used: int) -> list[str]:
+def find_problems(step: Step, row: Mapping[str, Any], brokers: DrillBrokers, level: int, used: int) -> list[str]:
     """Return what is not as designed, a sentence each. Pure, except that it reads which Kafka a release declares.
 
     ``level``: what the Kafka that must run knows of ``metadata.version``. ``used``: its level before the drill.

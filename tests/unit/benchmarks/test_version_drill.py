@@ -26,7 +26,7 @@ from benchmarks.version_drill.broker_versions import (
     versions_seen,
 )
 from benchmarks.version_drill.run import (
-    Brokers,
+    DrillBrokers,
     Step,
     find_problems,
     format_step,
@@ -140,9 +140,9 @@ def returned_row(**other: Any) -> dict[str, Any]:
     }
 
 
-def brokers(**other: Any) -> Brokers:
+def brokers(**other: Any) -> DrillBrokers:
     processes = dict.fromkeys(NODES, "4.3.1") | other.get("processes", {})
-    return Brokers(processes, dict.fromkeys(NODES, BrokerAnswer(30, 30)) | other.get("answers", {}))
+    return DrillBrokers(processes, dict.fromkeys(NODES, BrokerAnswer(30, 30)) | other.get("answers", {}))
 
 
 def test_a_raise_that_was_rolled_back_everywhere_is_as_designed() -> None:
@@ -175,7 +175,7 @@ def test_whatever_is_not_as_designed_is_one_problem(
 
 
 def test_a_broker_that_does_not_answer_is_a_problem() -> None:
-    seen = Brokers(dict.fromkeys(NODES, "4.3.1"), {})
+    seen = DrillBrokers(dict.fromkeys(NODES, "4.3.1"), {})
     assert len(find_problems(FAILED_RAISE, returned_row(), seen, 30, 30)) == len(NODES)
 
 
