@@ -9,11 +9,12 @@ Each function may be killed at any moment and run again.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from kintsugi.core import cassandra_racks
-from kintsugi.core.errors import GuardRefused, PlanRejected
+from kintsugi.core.errors import GuardRefused, PlanRejected, StepFailed
 from kintsugi.core.fleet import Node, Role
 from kintsugi.infra.ansible import Ansible
 from kintsugi.infra.terraform import StalePlan
@@ -26,11 +27,13 @@ from kintsugi.scaling.plan import ScalingPlan
 
 PLAN_TRIES = 3
 CONFIGURE_S = 420.0
-WRITE_S = 1200.0  # the files of all nodes
+WRITE_S, WRITE_TRIES = 1200.0, 3  # the files of all nodes
 BOOTSTRAP_S = 6 * 3600.0
 """A new Cassandra node streams its ranges before it serves."""
 _JOINS = "cassandra_joins"
 """What a release must know to add a Cassandra node: a variable of its role."""
+
+log = logging.getLogger(__name__)
 
 
 def release_of_declared(context: Context, plan: ScalingPlan) -> Release:
@@ -144,12 +147,19 @@ def write_files(context: Context, nodes: Collection[str], release: Release) -> N
 
     What differs is only read at a start: who to ask for the cluster. Raises StepFailed with Ansible's error.
     """
-    Ansible(context.settings, release).run(
-        "site.yml",
-        limit=",".join(nodes),
-        extra_vars=stream_driver.driver_variables(context),
-        timeout_s=WRITE_S,
-    )
+    for tries_left in reversed(range(WRITE_TRIES)):
+        try:
+            Ansible(context.settings, release).run(
+                "site.yml",
+                limit=",".join(nodes),
+                extra_vars=stream_driver.driver_variables(context),
+                timeout_s=WRITE_S,
+            )
+            break
+        except StepFailed as failure:  # a busy node may not answer SSH in time
+            if not tries_left:
+                raise
+            log.warning("it is tried again: %s", failure)
     context.store.set_node_releases(nodes, release.digest)
 
 
