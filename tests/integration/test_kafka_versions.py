@@ -23,9 +23,9 @@ from kintsugi.wire.exchange import ask_endpoint
 from kintsugi.wire.kafka import METADATA_FEATURE, Features, read_features
 from tests.integration import servers
 
-ADDRESS, TOPIC = "127.59.1.1", "kept"
+ADDRESS, TOPIC = "127.61.1.1", "kept"
 NODE = Node("kafka-1", Role.KAFKA, ADDRESS, 2222)
-FLEET = Fleet("test", "local", ControlPlaneEndpoints("127.59.1.9", 1, 2, 3, 4), {NODE.name: NODE})
+FLEET = Fleet("test", "local", ControlPlaneEndpoints("127.61.1.9", 1, 2, 3, 4), {NODE.name: NODE})
 OLD, NEW = Release("0" * 64, OTHER_VERSION), Release("1" * 64, REPOSITORY)
 LEVEL = release_features.format_level(NEW)
 
