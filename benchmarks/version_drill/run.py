@@ -312,7 +312,9 @@ def journal_rows(deployment: Deployment, begun: float) -> list[list[Any]]:
     ]
 
 
-def find_problems(step: Step, row: Mapping[str, Any], brokers: DrillBrokers, level: int, used: int) -> list[str]:
+def find_problems(
+    step: Step, row: Mapping[str, Any], brokers: DrillBrokers, level: int, used: int
+) -> list[str]:
     """Return what is not as designed, a sentence each. Pure, except that it reads which Kafka a release declares.
 
     ``level``: what the Kafka that must run knows of ``metadata.version``. ``used``: its level before the drill.
