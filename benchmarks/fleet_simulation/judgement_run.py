@@ -14,7 +14,7 @@ import time
 from kintsugi.core.fleet import Fleet
 from kintsugi.core.settings import load_settings
 from kintsugi.probes.event_loop_lag import LoopLag
-from kintsugi.recovery.guard_facts import silent_nodes
+from kintsugi.probes.protocols import silent_nodes
 
 TIMES = 3
 

@@ -14,12 +14,11 @@ from benchmarks.throughput.meters import StreamMeter
 from kintsugi.core.certificates import Principal
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Role
-from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import KAFKA_PORT
 from kintsugi.operations.context import Context
 from kintsugi.pipeline.cassandra_session import session_scope
 from kintsugi.pipeline.stream_lag import read_snapshot
-from kintsugi.probes.protocols import probe_node
+from kintsugi.probes.protocols import silent_nodes
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
@@ -74,7 +73,7 @@ def await_quiet(bench: Bench, deadline_s: float = 90.0) -> None:
     until = time.monotonic() + deadline_s
     while True:
         now = read_snapshot(bench.context.settings)
-        silent = asyncio.run(_find_silent_nodes(bench))
+        silent = asyncio.run(silent_nodes(bench.context.fleet))
         if now.lag == 0 and not now.pending and not silent:
             return
         if time.monotonic() > until:
@@ -83,11 +82,6 @@ def await_quiet(bench: Bench, deadline_s: float = 90.0) -> None:
                 f"silent nodes: {', '.join(silent) or 'none'}; see `make status`"
             )
         time.sleep(1)
-
-
-async def _find_silent_nodes(bench: Bench) -> list[str]:
-    probes = await asyncio.gather(*(probe_node(node) for node in bench.context.fleet))
-    return [probe.target for probe in probes if probe.answer is not ProbeResult.OK]
 
 
 Result = dict[str, Any]

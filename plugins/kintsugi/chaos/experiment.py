@@ -17,9 +17,8 @@ from kintsugi.chaos.victim_choice import pick_victims, seed_of
 from kintsugi.core.errors import GuardRefused, StepFailed
 from kintsugi.core.fleet import watch_dag_id
 from kintsugi.core.incident import Incident, Outcome
-from kintsugi.core.observation import ProbeResult
 from kintsugi.operations.context import Context
-from kintsugi.probes.protocols import probe_nodes
+from kintsugi.probes.protocols import silent_nodes
 from kintsugi.releases.rollout_claim import ROLL_OUT
 
 NIGHT = timedelta(hours=1)
@@ -35,12 +34,7 @@ def check_steady_state(context: Context) -> str:
     if open_now:
         raise GuardRefused(f"Chaos run refused: incident {', '.join(open_now)} is still open")
 
-    async def probe_all() -> list[str]:
-        probes = await probe_nodes(context.fleet)
-        return [probe.target for probe in probes if probe.answer is not ProbeResult.OK]
-
-    silent = asyncio.run(probe_all())
-    if silent:
+    if silent := asyncio.run(silent_nodes(context.fleet)):
         raise GuardRefused(f"Chaos run refused: no answer from {', '.join(silent)}")
     return f"all {len(context.fleet.nodes)} nodes answer and no incident is open"
 

@@ -34,7 +34,7 @@ from kintsugi.db.heartbeats import Heartbeats
 from kintsugi.db.store import StoreUnavailable
 from kintsugi.notify.dead_mans_switch import SILENT
 from kintsugi.operations.context import Context
-from kintsugi.probes.protocols import probe_node
+from kintsugi.probes.protocols import silent_nodes
 from kintsugi.recovery import guard_evaluation
 from kintsugi.recovery.guard_facts import guard_facts
 from kintsugi.recovery.guard_model import CassandraFacts, Guard, GuardFacts, KafkaFacts, Limits
@@ -252,9 +252,4 @@ class Bystanders:
 
     def _silent(self) -> list[str]:
         bystanders = [node for node in self.context.fleet if node.name not in self.victims]
-
-        async def probe_bystanders() -> list[str]:
-            probes = await asyncio.gather(*(probe_node(node) for node in bystanders))
-            return [probe.target for probe in probes if probe.answer is not ProbeResult.OK]
-
-        return asyncio.run(probe_bystanders())
+        return asyncio.run(silent_nodes(bystanders))

@@ -16,9 +16,8 @@ from datetime import UTC, datetime
 
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Fleet, Node, Role
-from kintsugi.core.observation import ProbeResult
 from kintsugi.operations.context import Context
-from kintsugi.probes.protocols import probe_nodes
+from kintsugi.probes.protocols import answering_nodes, silent_nodes
 
 log = logging.getLogger(__name__)
 
@@ -100,14 +99,7 @@ def _reason_to_postpone(context: Context) -> str | None:
 
 def _silent_nodes(fleet: Fleet) -> list[str]:
     """Return the Cassandra nodes that don't answer now."""
-    nodes = fleet.of(Role.CASSANDRA)
-    answering = asyncio.run(_answering_nodes(nodes))
-    return [node.name for node in nodes if node.name not in answering]
-
-
-async def _answering_nodes(nodes: Sequence[Node]) -> list[str]:
-    probes = await probe_nodes(nodes)
-    return [probe.target for probe in probes if probe.answer is ProbeResult.OK]
+    return asyncio.run(silent_nodes(fleet.of(Role.CASSANDRA)))
 
 
 def _count_differing_ranges(context: Context, node: Node, began: datetime) -> int | None:
@@ -151,7 +143,7 @@ def _absence_watch(fleet: Fleet, report_progress: Callable[[float], None]) -> Ca
         if now - reported_at >= NOTE_EVERY_S:
             reported_at = now
             report_progress(now - started_at)
-        return memory.observe(asyncio.run(_answering_nodes(nodes)), now)
+        return memory.observe(asyncio.run(answering_nodes(nodes)), now)
 
     return probe_replicas
 

@@ -27,7 +27,7 @@ from kintsugi.core.settings import KAFKA_PORT, SPARK_MASTER_UI_PORT, Settings
 from kintsugi.db.store import Store
 from kintsugi.operations import stream_driver
 from kintsugi.probes.peers import ask_each, ask_peers, ask_spark, query_cassandra
-from kintsugi.probes.protocols import probe_node
+from kintsugi.probes.protocols import probe_node, silent_nodes
 from kintsugi.probes.stream import stream_apps
 from kintsugi.wire import cql, kafka
 
@@ -114,9 +114,7 @@ async def _cassandra_gap(fleet: Fleet, node: Node) -> str | None:
     While another node of the ring is dead, no range can be read from all replicas. Then it is enough that every live
     peer receives the node's heartbeat by gossip.
     """
-    probes = await asyncio.gather(*(probe_node(peer) for peer in fleet.peers(node)))
-    dead = {probe.target for probe in probes if probe.answer is not ProbeResult.OK}
-    if dead:
+    if dead := await silent_nodes(fleet.peers(node)):
         views_of_peers = await ask_peers(fleet, node)
         without_heartbeat = [
             w.peer for w in views_of_peers if w.peer not in dead and w.opinion is not PeerOpinion.UP

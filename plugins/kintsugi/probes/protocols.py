@@ -183,6 +183,16 @@ async def probe_nodes(nodes: Iterable[Node]) -> list[Probe]:
     return await asyncio.gather(*map(probe_in_turn, nodes))
 
 
+async def silent_nodes(nodes: Iterable[Node]) -> list[str]:
+    """Return the names of the nodes that don't answer their own protocol now, in the order of ``nodes``."""
+    return [probe.target for probe in await probe_nodes(nodes) if probe.answer is not ProbeResult.OK]
+
+
+async def answering_nodes(nodes: Iterable[Node]) -> list[str]:
+    """Return the names of the nodes that answer their own protocol now, in the order of ``nodes``."""
+    return [probe.target for probe in await probe_nodes(nodes) if probe.answer is ProbeResult.OK]
+
+
 _PROBES: Mapping[Role, Callable[[str, int, float], Awaitable[Probe]]] = {
     Role.KAFKA: probe_kafka,
     Role.CASSANDRA: probe_cassandra,

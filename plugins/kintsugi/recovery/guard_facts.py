@@ -16,7 +16,7 @@ from kintsugi.core.settings import KAFKA_PORT, Settings
 from kintsugi.probes.master_view import ask_master
 from kintsugi.probes.observe import node_view
 from kintsugi.probes.peers import PeerView, ask_each, ask_peers, query_cassandra
-from kintsugi.probes.protocols import Probe, probe_node, probe_nodes, probe_ssh
+from kintsugi.probes.protocols import Probe, probe_node, probe_ssh, silent_nodes
 from kintsugi.recovery.common_cause import OtherNode
 from kintsugi.recovery.guard_model import CassandraFacts, GuardFacts, KafkaFacts, ReplicaCounts
 from kintsugi.wire import kafka as kafka_wire
@@ -42,12 +42,13 @@ async def guard_facts(
     the newest answer counts. ``running``: the platform's answer. ``settings``: if given, the node itself is asked over
     SSH, and for a Spark master the other nodes too. Takes at most about 8 s. Never raises on network errors.
     """
-    (service, ssh, newest, view), silent, kafka, cassandra = await asyncio.gather(
+    (service, ssh, newest, view), silent_names, kafka, cassandra = await asyncio.gather(
         recent_liveness(fleet, node, last_seen_at, running=running, settings=settings),
         silent_nodes(fleet),
         _kafka_if(fleet, node),
         _cassandra_if(fleet, node),
     )
+    silent = set(silent_names)
     return GuardFacts(
         node=node.name,
         role=node.role,
@@ -101,11 +102,6 @@ async def recent_liveness(
     times += [] if peers.cancelled() else [view.last_seen_at for view in peers.result()]
     times += [view.last_seen_at for view in masters]
     return service, ssh, max((time for time in times if time is not None), default=None), view
-
-
-async def silent_nodes(fleet: Fleet) -> set[str]:
-    """Return the names of the nodes that don't answer their own protocol now."""
-    return {probe.target for probe in await probe_nodes(fleet) if probe.answer is not ProbeResult.OK}
 
 
 async def _kafka_if(fleet: Fleet, node: Node) -> KafkaFacts | None:

@@ -13,7 +13,6 @@ from typing import Any
 
 from kintsugi.core.errors import GuardRefused, StepFailed
 from kintsugi.core.fleet import Fleet, Node, Role
-from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import KAFKA_CONTROLLER_PORT, KAFKA_PORT
 from kintsugi.environments.local.node_identity import kafka_cluster_id
 from kintsugi.infra import ssh
@@ -23,7 +22,7 @@ from kintsugi.operations.node_programs import control_program
 from kintsugi.operations.readiness import GOSSIP, master_state, poll_until
 from kintsugi.probes.observe import SERVICES
 from kintsugi.probes.peers import query_cassandra
-from kintsugi.probes.protocols import probe_node
+from kintsugi.probes.protocols import answering_nodes
 from kintsugi.scaling.kafka_partitions import hosted_on, move_replicas, open_admin, read_partition_states
 from kintsugi.scaling.partition_moves import Brokers
 from kintsugi.wire.kafka_quorum import find_leader, unregister_broker
@@ -63,16 +62,11 @@ def _silence_watch(nodes: Sequence[Node]) -> Callable[[], str | None]:
 
     def look() -> str | None:
         now = time.monotonic()
-        heard.update(dict.fromkeys(asyncio.run(_answering(nodes)), now))
+        heard.update(dict.fromkeys(asyncio.run(answering_nodes(nodes)), now))
         silent = [name for name, at in heard.items() if now - at > SICK_S]
         return f"{', '.join(silent)} does not answer" if silent else None
 
     return look
-
-
-async def _answering(nodes: Sequence[Node]) -> list[str]:
-    probes = await asyncio.gather(*(probe_node(node) for node in nodes))
-    return [probe.target for probe in probes if probe.answer is ProbeResult.OK]
 
 
 def stop_broker(context: Context, node: Node, say: Say) -> None:
