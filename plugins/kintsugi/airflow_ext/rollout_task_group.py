@@ -8,39 +8,22 @@ A bad probe is final: its task fails without a retry. A task that was killed, or
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import TaskGroup, TriggerRule, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from kintsugi.core.errors import KintsugiError
+from kintsugi.airflow_ext.task_retries import RETRY, mark_final
 from kintsugi.core.fleet import Fleet
-from kintsugi.db.store import StoreUnavailable
 from kintsugi.operations.context import Context
 from kintsugi.releases import rollout_steps
 from kintsugi.releases.rollout import update_order
-
-RETRY: dict[str, Any] = {"retries": 3, "retry_delay": timedelta(seconds=5)}
-
-
-@contextmanager
-def _mark_final() -> Iterator[None]:
-    """Fail without a retry for an error of the project; only a lost database is worth a retry."""
-    try:
-        yield
-    except StoreUnavailable:
-        raise
-    except KintsugiError as error:
-        raise AirflowFailException(str(error)) from error
 
 
 @task(**RETRY)
 def prepare(release: str, again: str, **context: Any) -> str:
     """Build or find the release and open the deployment; returns the deployment's id."""
-    with _mark_final():
+    with mark_final():
         return rollout_steps.prepare_rollout(
             Context.from_environment(), context["dag_run"].run_id, release.strip(), again=again == "True"
         ).id
@@ -49,7 +32,7 @@ def prepare(release: str, again: str, **context: Any) -> str:
 @task.branch(**RETRY)
 def plan(first: str, dry_run: str, **context: Any) -> str:
     """Render everything and compare it; goes on with the first node, or with the end of a dry run."""
-    with _mark_final():
+    with mark_final():
         rollout_steps.plan_rollout(Context.from_environment(), context["dag_run"].run_id)
     return "finish" if dry_run == "True" else first
 
@@ -57,21 +40,21 @@ def plan(first: str, dry_run: str, **context: Any) -> str:
 @task(**RETRY)
 def apply(node: str, **context: Any) -> str:
     """Configure and restart the node, or note that the release changes nothing on it."""
-    with _mark_final():
+    with mark_final():
         return rollout_steps.update_node(Context.from_environment(), context["dag_run"].run_id, node)
 
 
 @task(**RETRY)
 def prove(node: str, **context: Any) -> str:
     """Wait until the node is ready, let it verify itself, and see that it stays healthy for a moment."""
-    with _mark_final():
+    with mark_final():
         return rollout_steps.verify_update(Context.from_environment(), context["dag_run"].run_id, node)
 
 
 @task(**RETRY)
 def hold(seconds: str, **context: Any) -> str:
     """See the whole fleet healthy for the hold time, and send a synthetic trade; then the release is known-good."""
-    with _mark_final():
+    with mark_final():
         return rollout_steps.bake_release(
             Context.from_environment(), context["dag_run"].run_id, float(seconds)
         )
@@ -82,7 +65,7 @@ def go_back(**context: Any) -> str:
     """Roll every updated node back to the last known-good release, the failed one first."""
     if context["ti"].xcom_pull(task_ids="prepare") is None:
         raise AirflowSkipException("no deployment was opened, so no node was updated")
-    with _mark_final():
+    with mark_final():
         return rollout_steps.roll_back(Context.from_environment(), context["dag_run"].run_id)
 
 

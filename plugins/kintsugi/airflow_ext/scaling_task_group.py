@@ -10,45 +10,30 @@ run goes on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import TaskGroup, TriggerRule, chain, task
 from airflow.sdk.exceptions import AirflowFailException
 
+from kintsugi.airflow_ext.task_retries import RETRY, mark_final
 from kintsugi.core.dag_ids import holder_of
-from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import Role
 from kintsugi.core.users import actor_of_run
-from kintsugi.db.store import StoreUnavailable
 from kintsugi.operations.context import Context
 from kintsugi.scaling import permission, steps
 from kintsugi.scaling.plan import SCALED_ROLES
 
-RETRY: dict[str, Any] = {"retries": 3, "retry_delay": timedelta(seconds=5)}
 LONG: dict[str, Any] = RETRY | {"execution_timeout": timedelta(hours=7)}
 REASONS = "reasons"  # the XCom key of the reasons against the change, as `check` found them
 RESULT = "result"  # the XCom key of how it ended: state and text
 MIB = 2**20
 
 
-@contextmanager
-def _mark_final() -> Iterator[None]:
-    """Fail without a retry for an error of the project; only a lost database is worth a retry."""
-    try:
-        yield
-    except StoreUnavailable:
-        raise
-    except KintsugiError as error:
-        raise AirflowFailException(str(error)) from error
-
-
 @task.branch(**RETRY)
 def check(dry_run: str, **context: Any) -> str:
     """Show the plan and ask every guard; goes on with ``begin``, or with the end of a dry run or of a refusal."""
-    with _mark_final():
+    with mark_final():
         plan, reasons = steps.check_scaling(Context.from_environment(), holder_of(context["dag_run"]))
     context["ti"].xcom_push(key=REASONS, value=reasons)
     print(f"plan: {plan}")
@@ -59,7 +44,7 @@ def check(dry_run: str, **context: Any) -> str:
 @task(**RETRY)
 def begin(**context: Any) -> str:
     """Take the lease of the fleet and set the maintenance flags; returns the plan."""
-    with _mark_final():
+    with mark_final():
         return steps.begin_scaling(
             Context.from_environment(), holder_of(context["dag_run"]), actor_of_run(context["dag_run"])
         )
@@ -68,14 +53,14 @@ def begin(**context: Any) -> str:
 @task(**LONG)
 def add(role: str, **context: Any) -> str:
     """Add each new node of the role."""
-    with _mark_final():
+    with mark_final():
         return steps.add_nodes(Context.from_environment(), holder_of(context["dag_run"]), Role(role))
 
 
 @task(**LONG)
 def spread(rate_mib: str, **context: Any) -> str:
     """Move Kafka's replicas to the brokers that came, and from those that leave."""
-    with _mark_final():
+    with mark_final():
         return steps.spread_partitions(
             Context.from_environment(), holder_of(context["dag_run"]), int(rate_mib) * MIB
         )
@@ -84,21 +69,21 @@ def spread(rate_mib: str, **context: Any) -> str:
 @task(**LONG)
 def remove(role: str, **context: Any) -> str:
     """Remove each node of the role that is no longer declared."""
-    with _mark_final():
+    with mark_final():
         return steps.remove_nodes(Context.from_environment(), holder_of(context["dag_run"]), Role(role))
 
 
 @task(**LONG)
 def clean_up(**context: Any) -> str:
     """Let each Cassandra node drop the rows that moved to a new one."""
-    with _mark_final():
+    with mark_final():
         return steps.clean_up(Context.from_environment(), holder_of(context["dag_run"]))
 
 
 @task(**LONG)
 def settle(**context: Any) -> str:
     """Write the members' files, and prove the pipeline."""
-    with _mark_final():
+    with mark_final():
         return steps.settle(Context.from_environment(), holder_of(context["dag_run"]))
 
 
