@@ -20,7 +20,7 @@ recovery; it is reported. Changes of outputs alone are harmless and are ignored.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,6 +108,27 @@ def check_plan(document: Mapping[str, Any], allowed: Collection[str]) -> PlanSum
     )
 
 
+def check_single_action(
+    document: Mapping[str, Any], allowed: Collection[str], action: Sequence[str]
+) -> list[str]:
+    """Check that the plan does nothing but ``action``, and only at ``allowed``; returns the addresses, sorted.
+
+    For a node that comes (``["create"]``) or goes (``["delete"]``). Rules 1, 2 and 4 hold as in a recovery. Raises
+    PlanRejected, which names the address at fault.
+    """
+    _check_whole(document)
+    changed = []
+    for change in document.get("resource_changes", []):
+        actions = _allowed_actions(change, allowed, whose="the node that is added or removed")
+        if actions and actions != list(action):
+            raise _plan_rejected(
+                f"would {' and '.join(actions)} {change['address']}; only {' and '.join(action)} is allowed"
+            )
+        if actions:
+            changed.append(str(change["address"]))
+    return sorted(changed)
+
+
 def _check_whole(document: Mapping[str, Any]) -> None:
     version = str(document.get("format_version", "missing"))
     if version.partition(".")[0] != "1":
@@ -120,24 +141,38 @@ def _check_whole(document: Mapping[str, Any]) -> None:
 
 def _check_change(change: Mapping[str, Any], allowed: Collection[str]) -> str | None:
     """Return ``replaced`` or ``created`` for an allowed change; None for one that changes nothing."""
+    actions = _allowed_actions(change, allowed, whose="the node in recovery")
+    if not actions:
+        return None
+    way = _WAYS.get(tuple(actions))
+    if way is None:
+        what = " and ".join(actions)
+        raise _plan_rejected(
+            f"would {what} {change['address']}; a recovery may only delete it and then create it"
+        )
+    return way
+
+
+def _allowed_actions(change: Mapping[str, Any], allowed: Collection[str], *, whose: str) -> list[str]:
+    """Return the actions at one of the ``allowed`` addresses; none for a change that changes nothing.
+
+    ``whose``: what these addresses belong to, in words.
+    """
     address, actions = change["address"], list(change["change"]["actions"])
     if "previous_address" in change:
         raise _plan_rejected(f"would move {change['previous_address']} to {address}")
     if change["change"].get("importing") is not None:
         raise _plan_rejected(f"would import {address}")
     if actions in _HARMLESS:
-        return None
+        return []
     what = " and ".join(actions)
     if address not in allowed:
         raise _plan_rejected(
-            f"would {what} {address}, which is not part of the node in recovery ({', '.join(sorted(allowed))})"
+            f"would {what} {address}, which is not part of {whose} ({', '.join(sorted(allowed))})"
         )
     if "deposed" in change:
         raise _plan_rejected(f"would {what} a deposed object of {address}; only a person may do that")
-    way = _WAYS.get(tuple(actions))
-    if way is None:
-        raise _plan_rejected(f"would {what} {address}; a recovery may only delete it and then create it")
-    return way
+    return actions
 
 
 def _altered_paths(change: Mapping[str, Any]) -> list[str]:
@@ -194,6 +229,4 @@ def _without_empty_parts(value: Any) -> Any:
 
 
 def _plan_rejected(what: str) -> PlanRejected:
-    return PlanRejected(
-        f"the plan {what}. Nothing was applied. Look at `terraform plan` and recover the node by hand"
-    )
+    return PlanRejected(f"the plan {what}. Nothing was applied. Look at `terraform plan`, then act by hand")

@@ -10,7 +10,7 @@ Each function may be killed at any moment and run again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from kintsugi.core import cassandra_racks
@@ -20,7 +20,7 @@ from kintsugi.infra.ansible import Ansible
 from kintsugi.infra.terraform import StalePlan
 from kintsugi.operations import stream_driver
 from kintsugi.operations.context import Context
-from kintsugi.recovery.plan_policy import node_addresses, planned_changes
+from kintsugi.recovery.plan_policy import check_single_action, node_addresses
 from kintsugi.releases import archive, assignment
 from kintsugi.releases.archive import Release
 from kintsugi.scaling.plan import ScalingPlan
@@ -100,7 +100,7 @@ def _apply(context: Context, addresses: Sequence[str], action: list[str], withou
     terraform = context.terraform()
     for _ in range(PLAN_TRIES):
         saved = terraform.plan(targets=addresses, without=without)
-        if not check_scaling_plan(saved.document, addresses, action):
+        if not check_single_action(saved.document, addresses, action):
             return
         try:
             terraform.apply(saved)
@@ -110,20 +110,6 @@ def _apply(context: Context, addresses: Sequence[str], action: list[str], withou
     raise PlanRejected(
         f"the plan went stale {PLAN_TRIES} times because other runs change Terraform's state; run it again"
     )
-
-
-def check_scaling_plan(document: Mapping[str, Any], allowed: Collection[str], action: list[str]) -> list[str]:
-    """Return the addresses that the plan changes, all allowed and all by ``action``. Pure; raises PlanRejected."""
-    if document.get("errored") or not str(document.get("format_version", "")).startswith("1."):
-        raise PlanRejected("the plan is incomplete or of an unknown format. Nothing was applied")
-    changes = planned_changes(document)
-    for address, actions in changes.items():
-        if address not in allowed or actions != action:
-            raise PlanRejected(
-                f"the plan would {' and '.join(actions)} {address}; only {' and '.join(action)} of "
-                f"{', '.join(sorted(allowed))} is allowed. Nothing was applied"
-            )
-    return sorted(changes)
 
 
 def configure_node(context: Context, node: Node, release: Release) -> None:
