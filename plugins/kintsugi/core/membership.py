@@ -38,6 +38,11 @@ class Membership:
     spread: bool = False
     settle: bool = False
 
+    @property
+    def present(self) -> dict[str, Node]:
+        """The members and the joining nodes, by name: what is made."""
+        return {**self.joining, **self.members}
+
     def with_joining(self, node: Node) -> Membership:
         """Return the record with ``node`` as joining."""
         return replace(self, joining={**self.joining, node.name: node}, settle=True)
@@ -61,10 +66,24 @@ class Membership:
             self,
             members=_without(self.members, name),
             joining=_without(self.joining, name),
-            cleanup=tuple(other for other in self.cleanup if other != name),
-            unwatched=tuple(other for other in self.unwatched if other != name),
+            cleanup=_others(self.cleanup, name),
+            unwatched=_others(self.unwatched, name),
             settle=True,
         )
+
+    def with_watch(self, name: str) -> Membership:
+        """Return the record with the watch of this node as started."""
+        return replace(self, unwatched=_others(self.unwatched, name))
+
+    def without_watch(self, name: str) -> Membership:
+        """Return the record with the watch of this node, if it is a member, as one to start."""
+        if name not in self.members or name in self.unwatched:
+            return self
+        return replace(self, unwatched=(*self.unwatched, name))
+
+    def with_cleanup_done(self, name: str) -> Membership:
+        """Return the record with this node as cleaned up."""
+        return replace(self, cleanup=_others(self.cleanup, name))
 
 
 def record_path(control: Path) -> Path:
@@ -127,20 +146,22 @@ def present_nodes(declared: Fleet, membership: Membership | None) -> dict[str, N
     """
     if membership is None:
         return None
-    there = {**membership.joining, **membership.members}
-    return {name: declared.nodes.get(name, node) for name, node in there.items()}
+    return {name: declared.nodes.get(name, node) for name, node in membership.present.items()}
 
 
 def known_fleet(declared: Fleet, membership: Membership | None) -> Fleet:
     """Return the declared fleet with all nodes that are declared, members or joining. Pure."""
     if membership is None:
         return declared
-    others = {**membership.joining, **membership.members}
-    return replace(declared, nodes={**others, **declared.nodes})
+    return replace(declared, nodes=membership.present | dict(declared.nodes))
 
 
 def _without(nodes: Mapping[str, Node], name: str) -> dict[str, Node]:
     return {other: node for other, node in nodes.items() if other != name}
+
+
+def _others(names: Iterable[str], name: str) -> tuple[str, ...]:
+    return tuple(other for other in names if other != name)
 
 
 def _parse_nodes(entries: Iterable[Mapping[str, Any]]) -> dict[str, Node]:

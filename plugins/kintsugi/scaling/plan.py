@@ -70,10 +70,9 @@ def _named(nodes: Sequence[Node]) -> str:
 
 def plan_scaling(declared: Fleet, membership: Membership) -> ScalingPlan:
     """Return what to add and what to remove."""
-    there = {**membership.joining, **membership.members}
     return ScalingPlan(
         add=tuple(node for node in declared if node.name not in membership.members),
-        remove=tuple(node for name, node in there.items() if name not in declared.nodes),
+        remove=tuple(node for name, node in membership.present.items() if name not in declared.nodes),
         cleanup=tuple(name for name in membership.cleanup if name in declared.nodes),
         unwatched=tuple(
             name for name in membership.unwatched if name in declared.nodes and name in membership.members
@@ -88,7 +87,7 @@ def plan_violations(declared: Fleet, membership: Membership, plan: ScalingPlan) 
     reasons = []
     if declared.environment != ENVIRONMENT:
         reasons.append(f"Nodes are added and removed only in the environment {ENVIRONMENT}.")
-    there = {**membership.joining, **membership.members}
+    there = membership.present
     for node in declared:
         before = there.get(node.name)
         if before is not None and _identity(before) != _identity(node):

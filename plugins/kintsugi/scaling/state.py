@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -37,9 +37,9 @@ def read_plan(context: Context) -> ScalingPlan:
     return plan_scaling(context.settings.declared_fleet, required_membership(context))
 
 
-def change_membership(context: Context, membership: Membership) -> None:
-    """Write the record; every process reads it at its next look at the fleet."""
-    write_membership(context.settings.control, membership)
+def change_membership(context: Context, change: Callable[[Membership], Membership]) -> None:
+    """Change the record; every process reads it at its next look at the fleet. Raises GuardRefused if there is none."""
+    write_membership(context.settings.control, change(required_membership(context)))
 
 
 def fresh(context: Context) -> Context:

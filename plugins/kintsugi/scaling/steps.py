@@ -26,9 +26,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 
 from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.fleet import Node, Role, watch_dag_id
+from kintsugi.core.membership import Membership
 from kintsugi.db.heartbeats import FLOW
 from kintsugi.operations import readiness, verification
 from kintsugi.operations.context import Context
@@ -44,7 +46,6 @@ from kintsugi.scaling.state import (
     hold_fleet,
     note,
     read_plan,
-    required_membership,
 )
 
 READY_S = {Role.SPARK_WORKER: 240.0, Role.KAFKA: 240.0, Role.CASSANDRA: 600.0}
@@ -93,21 +94,35 @@ def begin_scaling(context: Context, holder: str, started_by: str) -> str:
 
 def add_nodes(context: Context, holder: str, role: Role) -> str:
     """Add every declared node of the role that is no member; returns a sentence. Raises GuardRefused, StepFailed."""
-    added = []
+    added = _change_each(context, holder, lambda plan: plan.added(role), _add_node)
+    return f"added {', '.join(added)}" if added else NOTHING
+
+
+def _change_each(
+    context: Context,
+    holder: str,
+    due: Callable[[ScalingPlan], list[Node]],
+    change: Callable[[Context, str, Node], None],
+) -> list[str]:
+    """Change one node after another while the plan has one that is ``due``, with the guards' permission for each.
+
+    Returns their names.
+    """
+    changed = []
     with hold_fleet(context, holder):
-        while waiting := read_plan(context).added(role):
+        while waiting := due(read_plan(context)):
             context = fresh(context)
             permission.await_permission(context, holder, read_plan(context))
-            _add_node(context, holder, waiting[0])
-            added.append(waiting[0].name)
-    return f"added {', '.join(added)}" if added else NOTHING
+            change(context, holder, waiting[0])
+            changed.append(waiting[0].name)
+    return changed
 
 
 def _add_node(context: Context, holder: str, node: Node) -> None:
     say = _teller(context, holder)
     release = provisioning.release_of_declared(context, read_plan(context))
-    change_membership(context, required_membership(context).with_joining(node))
-    say(f"{node.name}: Terraform makes its server and its volume")
+    change_membership(context, lambda record: record.with_joining(node))
+    say(f"{node.name}: Terraform makes the node and its volume")
     provisioning.create_node(context, node)
     say(f"{node.name}: Ansible configures and starts it from release {release.short}")
     provisioning.configure_node(context, node, release)
@@ -116,7 +131,7 @@ def _add_node(context: Context, holder: str, node: Node) -> None:
     say(verification.verify_node(context.settings, fleet, node))
     # From here on it counts: it is watched, and its peers' guards ask it. The flag keeps a recovery away until the end.
     note(context, holder, f"{node.name} has joined; it is being added", node.name)
-    change_membership(context, required_membership(context).with_member(node))
+    change_membership(context, lambda record: record.with_member(node))
     start_watches(context)
 
 
@@ -127,9 +142,7 @@ def start_watches(context: Context) -> None:
         airflow.parse_again(watch_dag_id(FLOW))  # the file of all watches
         airflow.await_dag(watch_dag_id(name), PARSE_S)
         airflow.unpause(watch_dag_id(name))
-        membership = required_membership(context)
-        rest = tuple(other for other in membership.unwatched if other != name)
-        change_membership(context, replace(membership, unwatched=rest))
+        change_membership(context, partial(Membership.with_watch, name=name))
 
 
 def spread_partitions(context: Context, holder: str, rate: int) -> str:
@@ -145,20 +158,14 @@ def spread_partitions(context: Context, holder: str, rate: int) -> str:
         permission.await_permission(context, holder, plan)
         say = _teller(context, holder, *(node.name for node in leaving))
         sentence = clusters.spread_partitions(context, leaving, rate, say)
-        change_membership(context, replace(required_membership(context), spread=False))
+        change_membership(context, lambda record: replace(record, spread=False))
         say(sentence)
     return sentence
 
 
 def remove_nodes(context: Context, holder: str, role: Role) -> str:
     """Remove every node of the role that is no longer declared; returns a sentence. Raises GuardRefused, StepFailed."""
-    removed = []
-    with hold_fleet(context, holder):
-        while waiting := read_plan(context).removed(role):
-            context = fresh(context)
-            permission.await_permission(context, holder, read_plan(context))
-            _remove_node(context, holder, waiting[0])
-            removed.append(waiting[0].name)
+    removed = _change_each(context, holder, lambda plan: plan.removed(role), _remove_node)
     return f"removed {', '.join(removed)}" if removed else NOTHING
 
 
@@ -173,10 +180,10 @@ def _remove_node(context: Context, holder: str, node: Node) -> None:
     say = _teller(context, holder, node.name)
     end_watch(context, node)
     _RELEASE[node.role](context, node, say)
-    say(f"{node.name}: Terraform destroys its server; its volume goes to the quarantine")
+    say(f"{node.name}: Terraform destroys it; its volume goes to the quarantine")
     provisioning.destroy_node(context, node)
     provisioning.forget_node(context, node)
-    change_membership(context, required_membership(context).without(node.name))
+    change_membership(context, lambda record: record.without(node.name))
     clear_flags(context, node.name)
     note(context, holder, f"{node.name} is removed")
 
@@ -186,9 +193,7 @@ def end_watch(context: Context, node: Node) -> None:
 
     It is started again if the edit of the fleet file is taken back. Raises StepFailed.
     """
-    membership = required_membership(context)
-    if node.name in membership.members and node.name not in membership.unwatched:
-        change_membership(context, replace(membership, unwatched=(*membership.unwatched, node.name)))
+    change_membership(context, lambda record: record.without_watch(node.name))
     ControlPlane(context.settings).airflow.end_dag(watch_dag_id(node.name))
 
 
@@ -200,9 +205,7 @@ def clean_up(context: Context, holder: str) -> str:
             name = waiting[0]
             note(context, holder, f"{name} drops the rows that moved to a new node (nodetool cleanup)")
             clusters.clean_up(context, context.fleet.node(name))
-            membership = required_membership(context)
-            rest = tuple(other for other in membership.cleanup if other != name)
-            change_membership(context, replace(membership, cleanup=rest))
+            change_membership(context, partial(Membership.with_cleanup_done, name=name))
             cleaned.append(name)
     return f"cleaned up {', '.join(cleaned)}" if cleaned else NOTHING
 
@@ -225,7 +228,7 @@ def settle(context: Context, holder: str) -> str:
         steady_state.await_steady(lambda: steady_state.observe_fleet(context))
         proof = steady_state.verify_synthetic_trade(context)
         context.store.mark_known_good(release.digest)
-        change_membership(context, replace(required_membership(context), settle=False))
+        change_membership(context, lambda record: replace(record, settle=False))
         for dag_id in (watch_dag_id(FLOW), *FORMS):
             ControlPlane(context.settings).airflow.parse_again(dag_id)
         note(context, holder, proof)
