@@ -22,17 +22,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmarks.allowed_fault import allow_fault
 from benchmarks.control_plane_loss import LostMachine, way_back
 from benchmarks.demo import DAY, SEED
+from benchmarks.drill import Drill
 from benchmarks.harness import (
     await_steady_state,
     describe_machine,
@@ -40,7 +40,6 @@ from benchmarks.harness import (
     make_console,
     pages_since,
     tail_journal,
-    write_report,
 )
 from benchmarks.mttr import await_pace
 from benchmarks.node_processes import (
@@ -57,7 +56,7 @@ from benchmarks.throughput.meters import StreamReading
 from kintsugi.chaos import experiment, switch
 from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.backup_key import KEY_FILE, key_path
-from kintsugi.core.errors import KintsugiError, StepFailed
+from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Role
 from kintsugi.core.processes import wait_until
 from kintsugi.core.s3_keys import S3Purpose
@@ -75,9 +74,6 @@ from kintsugi.pipeline.reconcile.installation import reconcile_when_quiet
 from kintsugi.pipeline.reconcile.summary import format_summary, has_faults, summarize_report
 from kintsugi.sampledata.generator import live_parts
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 NODE = "kafka-2"
 ROWS, PERIOD_S = 300, 1.0
 BASELINE_S = 60.0
@@ -90,21 +86,15 @@ _LOG = "log/stream-trades.log"
 
 
 @dataclass
-class RestoreDrill:
-    """One drill, and its growing report."""
+class RestoreDrill(Drill):
+    """One drill: which node is recovered at its end, and the machine that is lost."""
 
-    settings: Settings
-    console: Console
-    path: Path
     node: str
     machine: LostMachine
-    document: dict[str, Any] = field(default_factory=dict)
 
-    def note(self, text: str, **values: Any) -> None:
-        """Print a line, and add ``values`` to the report."""
-        self.document |= values
-        write_report(self.path, self.document)
-        self.console.print(text, markup=False)
+    def describe_way_back(self) -> str:
+        """Return the commands that bring the installation back."""
+        return self.machine.describe_way_back()
 
     def note_seconds(self, name: str, since: float, text: str) -> None:
         """Print and report how many seconds after ``since`` (seconds since 1970) something was reached."""
@@ -230,17 +220,6 @@ class RestoreDrill:
             f"{window['seconds']} s, from {window['gap_begins_s']} s on; {window['stored']:,} trades stored{processor}",
             batches={**self.document.get("batches", {}), name: window},
         )
-
-    @contextmanager
-    def telling_the_way_back(self) -> Iterator[None]:
-        """Add to any error, and to Ctrl-C, the commands that bring the installation back."""
-        try:
-            yield
-        except (KintsugiError, OSError, KeyboardInterrupt) as error:
-            why = str(error) or type(error).__name__
-            raise StepFailed(
-                f"the drill ended before its end: {why}\n{self.machine.describe_way_back()}"
-            ) from error
 
 
 def run_restore_drill(settings: Settings, *, node: str = NODE, report: Path | None = None) -> int:

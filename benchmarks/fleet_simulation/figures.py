@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+
+from benchmarks.throughput.figures import compute_percentile
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -15,17 +16,14 @@ def spread(values: Sequence[float]) -> dict[str, float]:
         return {"n": 0}
     ordered = sorted(values)
 
-    def percentile(share: float) -> float:
-        return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
-
     return {
         "n": len(ordered),
         **{
             name: float(f"{value:.4g}")
             for name, value in (
                 ("min", ordered[0]),
-                ("p50", percentile(0.5)),
-                ("p99", percentile(0.99)),
+                ("p50", compute_percentile(ordered, 50)),
+                ("p99", compute_percentile(ordered, 99)),
                 ("max", ordered[-1]),
             )
         },

@@ -18,21 +18,20 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmarks.demo import live_feed
+from benchmarks.drill import Drill
 from benchmarks.harness import (
     await_steady_state,
     describe_machine,
     incidents_since,
     make_console,
     pages_since,
-    write_report,
 )
 from benchmarks.release_trials import (
     DAG_ID,
@@ -53,7 +52,7 @@ from benchmarks.version_drill.broker_versions import (
     versions_seen,
 )
 from kintsugi.controlplane.control_plane import ControlPlane
-from kintsugi.core.errors import GuardRefused, KintsugiError, StepFailed
+from kintsugi.core.errors import GuardRefused, StepFailed
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import Settings
 from kintsugi.db.store import Deployment
@@ -66,9 +65,6 @@ from kintsugi.releases.archive import Release
 from kintsugi.releases.release_artifacts import product_versions, settings_of
 from kintsugi.releases.release_features import known_levels
 from kintsugi.wire.kafka import METADATA_FEATURE
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 ROWS, PERIOD_S = 300, 1.0
 ROLLOUT_LIMIT_S = 1800.0
@@ -101,20 +97,14 @@ class DrillBrokers:
 
 
 @dataclass
-class VersionDrill:
-    """One drill, and its growing report. ``own``: the release that the fleet runs before and after."""
+class VersionDrill(Drill):
+    """One drill. ``own``: the release that the fleet runs before and after."""
 
-    settings: Settings
-    console: Console
-    path: Path
     own: Release
-    document: dict[str, Any] = field(default_factory=dict)
 
-    def note(self, text: str, **values: Any) -> None:
-        """Print a line, and add ``values`` to the report."""
-        self.document |= values
-        write_report(self.path, self.document)
-        self.console.print(text, markup=False)
+    def describe_way_back(self) -> str:
+        """Return how a person returns to the fleet's own release."""
+        return f"trigger {DAG_ID} in Airflow with the release {self.own.short}, without dry run"
 
     def run_steps(self, context: Context) -> None:
         """Run the three roll-outs. Raises StepFailed if the first doesn't hold: then there is nothing to raise from."""
@@ -161,17 +151,6 @@ class VersionDrill:
         self.note(format_step(row), steps=[*self.document["steps"], row])
         return not row["problems"]
 
-    @contextmanager
-    def telling_the_way_back(self) -> Iterator[None]:
-        """Add to any error, and to Ctrl-C, how to return to the fleet's own release."""
-        try:
-            yield
-        except (KintsugiError, OSError, KeyboardInterrupt) as error:
-            why = str(error) or type(error).__name__
-            raise StepFailed(
-                f"the drill ended before its end: {why}\n{describe_way_back(self.own)}"
-            ) from error
-
 
 def run_version_drill(settings: Settings, *, report: Path | None = None) -> int:
     """Run the drill; 0 if every roll-out ended as designed and nothing is lost or doubled.
@@ -186,7 +165,7 @@ def run_version_drill(settings: Settings, *, report: Path | None = None) -> int:
     await_steady_state(context)
     started = datetime.now(UTC)
     drill.note(
-        f"{ROWS / PERIOD_S:.0f} trades a second. If this is killed: {describe_way_back(drill.own)}",
+        f"{ROWS / PERIOD_S:.0f} trades a second. If this is killed: {drill.describe_way_back()}",
         machine=describe_machine(),
         rate=ROWS / PERIOD_S,
         own_release=drill.own.digest,
@@ -365,11 +344,6 @@ def format_step(row: Mapping[str, Any]) -> str:
     )
     lines += [f"NOT AS DESIGNED: {problem}" for problem in row["problems"]]
     return "\n".join(f"  {line}" for line in lines)
-
-
-def describe_way_back(own: Release) -> str:
-    """Return how a person returns to the fleet's own release."""
-    return f"trigger {DAG_ID} in Airflow with the release {own.short}, without dry run"
 
 
 def has_failed(document: Mapping[str, Any]) -> bool:

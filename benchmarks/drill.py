@@ -1,0 +1,46 @@
+"""What drills share: a report that grows, and the way back for a person if one ends early."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.harness import write_report
+from kintsugi.core.errors import KintsugiError, StepFailed
+from kintsugi.core.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass
+class Drill(ABC):
+    """One drill on a running fleet. ``document``: its report so far, which is written to ``path`` at each note."""
+
+    settings: Settings
+    console: Console
+    path: Path
+    document: dict[str, Any] = field(default_factory=dict, init=False)
+
+    @abstractmethod
+    def describe_way_back(self) -> str:
+        """Return how a person brings the installation back."""
+
+    def note(self, text: str, **values: Any) -> None:
+        """Print a line, and add ``values`` to the report."""
+        self.document |= values
+        write_report(self.path, self.document)
+        self.console.print(text, markup=False)
+
+    @contextmanager
+    def telling_the_way_back(self) -> Iterator[None]:
+        """Add to any error, and to Ctrl-C, how a person brings the installation back."""
+        try:
+            yield
+        except (KintsugiError, OSError, KeyboardInterrupt) as error:
+            why = str(error) or type(error).__name__
+            raise StepFailed(f"the drill ended before its end: {why}\n{self.describe_way_back()}") from error
