@@ -24,7 +24,7 @@ refused meanwhile.
 **Everything is skipped but `finish`?** The change was refused, and nothing was touched. The result and the log of
 `finish` say why and what to do.
 **A task failed?** What is left to do stays on record. Remove the cause, then trigger this DAG again: it goes on. To
-undo the change, take back the edit of the fleet file and trigger it again.
+undo the change, revert the edit of the fleet file and trigger it again.
 **A task was killed, or the run was ended?** The same. A lease of the ended run may hold the next one up for 5 minutes.
 """
 

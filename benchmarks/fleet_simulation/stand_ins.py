@@ -22,6 +22,7 @@ import struct
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -38,6 +39,10 @@ _BACKLOG = 1024
 _KAFKA_APIS = 60
 _ENCRYPTED = (Role.KAFKA, Role.CASSANDRA)
 _STARTUP, _READY, _OPTIONS, _SUPPORTED, _QUERY, _RESULT = 0x01, 0x02, 0x05, 0x06, 0x07, 0x08
+
+
+Answers = Callable[[bytearray], bytes | None]
+"""Takes one whole question from the front of a buffer and returns its answer; None while it isn't whole."""
 
 
 class NodeFault(StrEnum):
@@ -106,7 +111,7 @@ class StandIn:
 class _Answering(asyncio.Protocol):
     """One connection: collects what arrives, and sends the answers to every whole question in it."""
 
-    def __init__(self, answers: _Answers) -> None:
+    def __init__(self, answers: Answers) -> None:
         self._answers, self._received = answers, bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -119,14 +124,7 @@ class _Answering(asyncio.Protocol):
             self._transport.write(answer)
 
 
-class _Answers:
-    """Takes one whole question from the front of a buffer and returns its answer; None while it isn't whole."""
-
-    def __call__(self, received: bytearray) -> bytes | None:
-        raise NotImplementedError
-
-
-class _KafkaAnswers(_Answers):
+class _KafkaAnswers:
     _APIS = b"".join(struct.pack(">hhh", key, 0, 3) for key in range(_KAFKA_APIS))
 
     def __call__(self, received: bytearray) -> bytes | None:
@@ -140,7 +138,7 @@ class _KafkaAnswers(_Answers):
         return struct.pack(">i", len(body)) + body
 
 
-class _CassandraAnswers(_Answers):
+class _CassandraAnswers:
     _SUPPORTED_OPTIONS = struct.pack(">H", 1) + struct.pack(">H11sHH5s", 11, b"CQL_VERSION", 1, 5, b"3.4.7")
 
     def __call__(self, received: bytearray) -> bytes | None:
@@ -165,7 +163,7 @@ def _row_with_now() -> bytes:
     return struct.pack(">iii", 2, 1, 1) + names + struct.pack(">Hii", 0x0F, 1, 16) + uuid.uuid1().bytes
 
 
-class _SparkAnswers(_Answers):
+class _SparkAnswers:
     def __init__(self, page: dict[str, object]) -> None:
         body = json.dumps(page).encode()
         self._answer = (
@@ -181,7 +179,7 @@ class _SparkAnswers(_Answers):
         return self._answer
 
 
-_ANSWERS: dict[Role, _Answers] = {
+_ANSWERS: dict[Role, Answers] = {
     Role.KAFKA: _KafkaAnswers(),
     Role.CASSANDRA: _CassandraAnswers(),
     Role.SPARK_MASTER: _SparkAnswers({"status": "ALIVE", "workers": [], "activeapps": []}),

@@ -62,8 +62,7 @@ class Airflow:
 @pytest.fixture(scope="module")
 def settings() -> Iterator[Settings]:
     with open_directory() as directory:
-        made = small_installation(directory)
-        made.fleet_file.write_text(re.sub(r"127\.43\.", "127.44.", made.fleet_file.read_text()))
+        made = small_installation(directory, "127.44")
         try:
             with postgres(made):
                 yield made

@@ -6,10 +6,8 @@ What a broker runs is asked of its process and of the broker, never of our recor
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-import yaml
 
 from benchmarks import release_traffic
 from benchmarks.release_trials import build_changed_release, change_file
@@ -20,49 +18,25 @@ from benchmarks.version_drill.broker_versions import (
     versions_seen,
 )
 from benchmarks.version_drill.run import listener_mistake, lower_kafka, used_level
-from kintsugi.core.connections import store_dsn
 from kintsugi.core.fleet import Node, Role
-from kintsugi.core.settings import Settings
-from kintsugi.db.store import Store
-from kintsugi.environments.local import node as nodes
 from kintsugi.environments.local.node_identity import kafka_cluster_id
 from kintsugi.infra.terraform import Terraform
 from kintsugi.operations import readiness, stream_driver
 from kintsugi.operations.context import Context
 from kintsugi.operations.kafka_voters import rejoin_voter
-from kintsugi.releases import assignment, bootstrap, rollout_steps
+from kintsugi.releases import assignment, rollout_steps
 from kintsugi.releases.archive import Release
-from tests.installations import installation, open_directory
-from tests.integration.test_fleet_heal import postgres
+from tests.system.conftest import serving_fleet
 from tests.system.test_release import roll_out
 
 pytestmark = pytest.mark.timeout(2400)
 OLD, NEW = "4.3.1", "4.4.0"
 
 
-def brokers_only(directory: Path) -> Settings:
-    made = installation(directory, "127.60")
-    document = yaml.safe_load(made.fleet_file.read_text())
-    document["nodes"] = [node for node in document["nodes"] if node["role"] == "kafka"]
-    made.fleet_file.write_text(yaml.safe_dump(document, sort_keys=False))
-    return made
-
-
 @pytest.fixture(scope="module")
 def context() -> Iterator[Context]:
-    with open_directory() as directory:
-        settings = brokers_only(directory)
-        try:
-            with postgres(settings):
-                context = Context(settings, settings.fleet, Store(store_dsn(settings)))
-                context.store.migrate()
-                Terraform(settings).apply_all()
-                bootstrap.start_fleet(context)
-                print(bootstrap.mark_first_known_good(context))
-                yield context
-        finally:
-            for node in settings.fleet:
-                nodes.destroy_node(settings, node.name)
+    with serving_fleet("127.60", ("kafka",)) as context:
+        yield context
 
 
 @pytest.fixture(scope="module")

@@ -48,9 +48,9 @@ def provide_artifacts(context: Context, release: Release) -> list[str]:
     others = {record.digest for record in (*context.store.node_releases().values(), *filter(None, [good]))}
     for digest in sorted(others - {release.digest}):
         other = assignment.open_release(context, digest)
-        if lacking := _unlocked(context.settings, other):
+        if unlocked := _unlocked(context.settings, other):
             # A release with new jars is the only way out of this, so it is not refused.
-            log.warning("no node can be configured from %s: its jars of %s are gone", other.short, lacking)
+            log.warning("no node can be configured from %s: its jars of %s are gone", other.short, unlocked)
         else:
             fetched += fetch_artifacts(context, other)
     _make_class_archives(context, release)
@@ -59,10 +59,10 @@ def provide_artifacts(context: Context, release: Release) -> list[str]:
 
 def fetch_artifacts(context: Context, release: Release) -> list[str]:
     """Fetch what is missing of the release's jars, and return its names; raises GuardRefused if it can't be had."""
-    if lacking := _unlocked(context.settings, release):
+    if unlocked := _unlocked(context.settings, release):
         raise GuardRefused(
-            f"release {release.short} is from before the lock files, and its jars of {lacking} are not in the cache at "
-            f"{context.settings.artifacts}; check out that version, run `make setup`, then roll it out"
+            f"release {release.short} is from before the lock files, and its jars of {unlocked} are not in the cache "
+            f"at {context.settings.artifacts}; check out that version, run `make setup`, then roll it out"
         )
     settings = settings_of(context.settings, release)
     missing = artifacts.missing(settings, _products(settings))
@@ -86,8 +86,8 @@ def _products(settings: Settings) -> list[str]:
 def _unlocked(settings: Settings, release: Release) -> str:
     """Return which jars of the release are missing and can't be fetched, because it has no lock file for them."""
     of_release = settings_of(settings, release)
-    lacking = artifacts.missing(of_release, _products(of_release))
-    return ", ".join(name for name in lacking if not of_release.jar_lock(name).exists())
+    missing = artifacts.missing(of_release, _products(of_release))
+    return ", ".join(name for name in missing if not of_release.jar_lock(name).exists())
 
 
 def _make_class_archives(context: Context, release: Release) -> None:

@@ -130,10 +130,10 @@ def decommission(context: Context, node: Node, say: Say) -> None:
 
     ``nodetool decommission`` goes on if its caller dies. Then it is waited for. Raises StepFailed, GuardRefused.
     """
-    ends, told = time.monotonic() + DECOMMISSION_S, None
+    ends, last_status = time.monotonic() + DECOMMISSION_S, None
     while (status := asyncio.run(ring_status(context.fleet, node))) != "LEFT":
-        if status != told:
-            told = status
+        if status != last_status:
+            last_status = status
             say(f"Cassandra lists {node.name} as {status or 'unknown to one node'}")
         if time.monotonic() > ends:
             raise StepFailed(

@@ -166,6 +166,6 @@ def _file_systems(context: Context, nodes: Sequence[Node]) -> dict[str, tuple[li
 def format_refusal(reasons: Sequence[str]) -> str:
     """Format why the fleet is not changed, and what to do. Pure."""
     return (
-        f"The fleet is not changed. {' '.join(reasons)} Remove the cause (`make status`), or take back the edit of the "
+        f"The fleet is not changed. {' '.join(reasons)} Remove the cause (`make status`), or revert the edit of the "
         "fleet file, then run `make scale-fleet` again."
     )

@@ -1,7 +1,7 @@
 """The plan of a change of the fleet's size: which nodes to add and to remove, and why not. Pure.
 
 The plan is always computed from what the fleet file declares and from what is there now. So a run that was killed at
-any point is continued by the next run, and an edit that is taken back is undone by it:
+any point is continued by the next run, and an edit that is reverted is undone by it:
 
 1.  A declared node that is no member is added. It may be half made.
 2.  A member, or a node that is joining, that is no longer declared is removed. It may be half removed.

@@ -26,7 +26,7 @@ def required_membership(context: Context) -> Membership:
     membership = read_membership(context.settings.control)
     if membership is None:
         raise GuardRefused(
-            "This installation has no record of its nodes yet. Take back the edit of the fleet file, run `make up`, "
+            "This installation has no record of its nodes yet. Revert the edit of the fleet file, run `make up`, "
             "which writes the record, and edit the file again."
         )
     return membership

@@ -191,7 +191,7 @@ def _remove_node(context: Context, holder: str, node: Node) -> None:
 def end_watch(context: Context, node: Node) -> None:
     """Pause the watch of the node and end its run, else it would find the node dead once it is stopped.
 
-    It is started again if the edit of the fleet file is taken back. Raises StepFailed.
+    It is started again if the edit of the fleet file is reverted. Raises StepFailed.
     """
     change_membership(context, lambda record: record.without_watch(node.name))
     ControlPlane(context.settings).airflow.end_dag(watch_dag_id(node.name))
@@ -255,7 +255,7 @@ def _conclude(context: Context, holder: str, plan: ScalingPlan, refusal: str | N
         return ScalingResult(
             ScalingState.FAILED,
             f"The change is not finished. Left to do: {plan}. See the task that failed, remove the cause, and run "
-            "`make scale-fleet` again: it goes on from there. To undo it, take back the edit of the fleet file first.",
+            "`make scale-fleet` again: it goes on from there. To undo it, revert the edit of the fleet file first.",
         )
     counts = ", ".join(f"{len(context.fleet.of(role))} {role.value}" for role in SCALED_ROLES)
     return ScalingResult(ScalingState.DONE, f"The fleet is as the fleet file declares it: {counts}.")
