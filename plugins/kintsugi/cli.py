@@ -9,22 +9,20 @@ import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 from kintsugi.core.dag_ids import DRIFT_DAG
-from kintsugi.core.errors import GuardRefused, KintsugiError
-from kintsugi.core.fleet import Role
+from kintsugi.core.errors import KintsugiError
 from kintsugi.core.settings import Settings
 from kintsugi.installation.command_line import (
     add_command,
     current_words,
     parse_count,
-    parse_role,
     parse_seed,
     print_new_name,
     run_command,
 )
 from kintsugi.installation.former_commands import RENAMED, run_moved_command
+from kintsugi.installation.node_commands import add_node_commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -168,50 +166,6 @@ def incident(options: argparse.Namespace, settings: Settings) -> int:
 
     print(format_incident(settings, options.id, as_json=options.format == "json"))
     return 0
-
-
-def recreate_cluster(options: argparse.Namespace, settings: Settings) -> int:
-    """Recreate a cluster whose disks are lost: empty nodes and disks, then every trade in S3 is replayed."""
-    from kintsugi.installation.recreate_cluster import recreate_cluster, require_loss  # start-up
-
-    require_loss(settings, options.role)
-    if not options.yes:
-        name = options.role.value
-        prompt = f"All nodes and disks of {name} are replaced by empty ones. Type {name} to go on: "
-        if not sys.stdin.isatty() or input(prompt).strip() != name:
-            raise GuardRefused(
-                "nothing was changed, because the name was not confirmed; --yes (YES=1) skips the question"
-            )
-    return recreate_cluster(settings, options.role)
-
-
-def replace_node(options: argparse.Namespace, settings: Settings) -> int:
-    """Drain a healthy node and replace it, by the DAG `replace_node`; exit code 1 if that is refused or fails."""
-    from kintsugi.installation import node_replacement  # start-up
-
-    keep_volume = not options.new_volume
-    print(
-        node_replacement.replace_node(
-            settings, options.node, keep_volume=keep_volume, dry_run=options.dry_run, say=_say_at_once
-        )
-    )
-    return 0
-
-
-def scale_fleet(options: argparse.Namespace, settings: Settings) -> int:
-    """Add and remove nodes as the fleet file declares, by the DAG `scale_fleet`; exit code 1 if refused or failed."""
-    from kintsugi.installation import fleet_scaling  # start-up
-
-    print(
-        fleet_scaling.scale_fleet(
-            settings, rate_mib=options.rate_mib, dry_run=options.dry_run, say=_say_at_once
-        )
-    )
-    return 0
-
-
-def _say_at_once(line: str) -> None:
-    print(line, flush=True)
 
 
 def chaos_stop(options: argparse.Namespace, settings: Settings) -> int:
@@ -369,12 +323,7 @@ def _parser() -> argparse.ArgumentParser:
         default="standard",
         help="how hard the injected behaviour is to detect: easy, standard, hard; default: standard",
     )
-    recreate_parser = add_command(commands, recreate_cluster)
-    recreate_parser.add_argument(
-        "role", type=parse_role, choices=(Role.KAFKA, Role.CASSANDRA), help="role of the cluster"
-    )
-    recreate_parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
-    _add_node_commands(commands)
+    add_node_commands(commands)
     stop_parser = add_command(commands, chaos_stop)
     for command in (chaos_resume, chaos_status):
         add_command(commands, command)
@@ -397,30 +346,6 @@ def _parser() -> argparse.ArgumentParser:
         "digests", nargs="*", help="first digits of a digest; `show` takes one, `diff` one or two"
     )
     return parser
-
-
-def _add_node_commands(commands: Any) -> None:
-    """Add the commands that replace, add and remove nodes."""
-    replace_parser = add_command(commands, replace_node)
-    replace_parser.add_argument("node", help="name of the node, as `kintsugi status` shows it")
-    replace_parser.add_argument(
-        "--new-volume",
-        action="store_true",
-        help="replace the volume by an empty one too (for a retiring disk)",
-    )
-    replace_parser.add_argument(
-        "--dry-run", action="store_true", help="ask the guards and show Terraform's plan; change nothing"
-    )
-    scale_parser = add_command(commands, scale_fleet)
-    scale_parser.add_argument(
-        "--rate-mib",
-        type=parse_count,
-        default=20,
-        help="MiB a second for each Kafka broker, for replicas that move; default: 20",
-    )
-    scale_parser.add_argument(
-        "--dry-run", action="store_true", help="show the plan and ask the guards; change nothing"
-    )
 
 
 if __name__ == "__main__":
