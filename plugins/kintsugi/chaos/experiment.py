@@ -30,7 +30,7 @@ def check_steady_state(context: Context) -> str:
     """A sentence when every node answers and no incident is open; raises GuardRefused with the reason otherwise."""
     if (lease := context.store.read_lease(ROLL_OUT)) is not None:
         raise GuardRefused(f"Chaos run refused: a release is being rolled out ({lease.holder})")
-    open_now = [incident.id for incident in context.store.read_incidents(50) if incident.closed_at is None]
+    open_now = [incident.id for incident in context.store.read_incidents(50, open_only=True)]
     if open_now:
         raise GuardRefused(f"Chaos run refused: incident {', '.join(open_now)} is still open")
 

@@ -60,7 +60,7 @@ class MetricsExport:
     def _record_nodes(self, probes: list[Probe]) -> None:
         fleet = self._settings.fleet
         try:
-            open_now = frozenset(incident.node for incident in self._store.read_incidents(50, open_only=True))
+            open_now = frozenset(self._store.first_failures())
             maintained = frozenset(name for name in fleet.nodes if self._store.read_maintenance(name))
             self._instruments.incidents(len(open_now))
         except StoreUnavailable:

@@ -79,7 +79,7 @@ class WatchCheck:
         former_nodes = set(beats) - set(self.settings.fleet.nodes) - {FLOW}
         if former_nodes:
             self.heartbeats.forget(former_nodes)
-        repaired = {incident.node for incident in self.store.read_incidents(RECENT_INCIDENTS, open_only=True)}
+        repaired = set(self.store.first_failures())
         maintained = {name for name in self.settings.fleet.nodes if self.store.read_maintenance(name)}
         return Watching(
             now=now,
