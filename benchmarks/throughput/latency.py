@@ -26,6 +26,7 @@ from kintsugi.core.client_tls import kafka_options
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import KEYSPACE, TOPIC
+from kintsugi.pipeline.consumer_offsets import topic_partitions
 from kintsugi.pipeline.row_parser import Trade
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def key_of(trade: dict[str, Any]) -> tuple[Any, ...]:
 @contextmanager
 def consumer_at_end(bootstrap: list[str]) -> Iterator[Any]:
     """A consumer of all partitions of the topic, from now on."""
-    from kafka import KafkaConsumer, TopicPartition
+    from kafka import KafkaConsumer
 
     consumer = KafkaConsumer(
         bootstrap_servers=bootstrap,
@@ -186,7 +187,7 @@ def consumer_at_end(bootstrap: list[str]) -> Iterator[Any]:
         **kafka_options(Principal.RECOVERY),
     )
     try:
-        places = [TopicPartition(TOPIC, number) for number in consumer.partitions_for_topic(TOPIC) or ()]
+        places = topic_partitions(consumer, TOPIC)
         consumer.assign(places)
         consumer.seek_to_end(*places)
         for place in places:

@@ -16,7 +16,7 @@ from kintsugi.core.errors import StepFailed
 from kintsugi.core.processes import owned_pids
 from kintsugi.core.settings import TOPIC, Settings
 from kintsugi.environments.local.node_process import member_pids
-from kintsugi.pipeline.consumer_offsets import group_consumer
+from kintsugi.pipeline.consumer_offsets import group_consumer, topic_partitions
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -82,15 +82,13 @@ class StreamMeter:
         raise StepFailed(f"waited {seconds:.0f} s in vain for {what} ({now}); see `make status`")
 
     def _run(self) -> None:
-        from kafka import TopicPartition
         from kafka.errors import KafkaError
 
         consumer: Any = None
         while not self._stop.wait(self._every_s if self.readings else 0):
             try:
                 consumer = consumer or group_consumer(self._bootstrap)
-                numbers = consumer.partitions_for_topic(TOPIC) or ()
-                places = [TopicPartition(TOPIC, number) for number in numbers]
+                places = topic_partitions(consumer, TOPIC)
                 ends = consumer.end_offsets(places)
                 stored = sum(consumer.committed(place) or 0 for place in places)
             except KafkaError:  # a broker that is away for a moment leaves a gap in the readings, no more

@@ -24,6 +24,7 @@ from kintsugi.db.ledger_entry import FileState
 from kintsugi.notify import dead_letter_collector
 from kintsugi.notify.dead_letter_collector import Letters
 from kintsugi.pipeline import schema, stream_lag, synthetic_trade
+from kintsugi.pipeline.consumer_offsets import topic_partitions
 from kintsugi.pipeline.ingest.file_ingest import ingest_object
 from kintsugi.pipeline.ingest.file_manifest import FileIngestReport, sum_reports
 from kintsugi.pipeline.ingest.ingest_run import ingest_pending
@@ -96,11 +97,9 @@ def test_rejected_rows_are_in_the_topic_and_in_s3_with_line_and_reason(
         assert letter["reason"]
         assert letter["text"]
     consumer = KafkaConsumer(
-        DEAD_LETTER_TOPIC,
-        bootstrap_servers=pipeline.bootstrap,
-        auto_offset_reset="earliest",
-        consumer_timeout_ms=30_000,
+        bootstrap_servers=pipeline.bootstrap, auto_offset_reset="earliest", consumer_timeout_ms=30_000
     )
+    consumer.assign(topic_partitions(consumer, DEAD_LETTER_TOPIC))
     missing = list(mine)
     for message in consumer:
         missing = [letter for letter in missing if letter != json.loads(message.value)]

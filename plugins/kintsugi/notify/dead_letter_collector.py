@@ -20,6 +20,7 @@ from kintsugi.core.client_tls import kafka_options
 from kintsugi.core.settings import BUCKET, DEAD_LETTER_TOPIC
 from kintsugi.db.stream_record import Loss, LossState, StreamRecord
 from kintsugi.notify.paging_rules import Page
+from kintsugi.pipeline.consumer_offsets import topic_partitions
 from kintsugi.pipeline.stream.driver_reports import KEY, LOST, REFUSED
 
 if TYPE_CHECKING:
@@ -91,17 +92,14 @@ def read_messages(
     bootstrap: list[str], position: Mapping[int, int]
 ) -> Iterator[tuple[int, int, bytes | None, bytes | None]]:
     """Partition, offset, key and value of at most AT_ONCE messages of the dead letter topic, from ``position`` on."""
-    from kafka import KafkaConsumer, TopicPartition
+    from kafka import KafkaConsumer
 
     consumer = KafkaConsumer(
         bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest",
         request_timeout_ms=10_000, **kafka_options(Principal.RECOVERY),
     )  # fmt: skip
     try:
-        parts = [
-            TopicPartition(DEAD_LETTER_TOPIC, n)
-            for n in consumer.partitions_for_topic(DEAD_LETTER_TOPIC) or ()
-        ]
+        parts = topic_partitions(consumer, DEAD_LETTER_TOPIC)
         ends, begins = consumer.end_offsets(parts), consumer.beginning_offsets(parts)
         consumer.assign(parts)
         for part in parts:

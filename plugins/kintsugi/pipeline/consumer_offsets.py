@@ -20,6 +20,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+METADATA_REQUESTS = 3  # a topic that none of them names doesn't exist
+
+
+def topic_partitions(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:
+    """Return the topic's partitions in their order; raises UnknownTopicOrPartitionError when Kafka names none.
+
+    kafka-python 3.0 takes the answer to an older request, one without the topic, as the answer to this one when the
+    two cross: so an answer without partitions is believed only after several requests.
+    """
+    from kafka import TopicPartition
+    from kafka.errors import UnknownTopicOrPartitionError
+
+    for _ in range(METADATA_REQUESTS):
+        if numbers := consumer.partitions_for_topic(topic):
+            return [TopicPartition(topic, number) for number in sorted(numbers)]
+    raise UnknownTopicOrPartitionError(f"Kafka doesn't know the topic {topic}")
+
 
 def group_consumer(bootstrap: list[str], principal: Principal = Principal.STREAM) -> KafkaConsumer:
     """Return a consumer that reads and commits the offsets of the stream's group, and doesn't join the group."""
@@ -110,11 +127,9 @@ def starting_offsets(bootstrap: list[str], checkpoint: Mapping[int, int] | None 
     ``checkpoint``: the next offset to read by Spark's checkpoint, by partition, if there is one. By partition, the
     larger offset of the checkpoint and the group counts: both mean that everything before it is stored.
     """
-    from kafka import TopicPartition
-
     consumer = group_consumer(bootstrap)
     try:
-        partitions = [TopicPartition(TOPIC, number) for number in consumer.partitions_for_topic(TOPIC) or ()]
+        partitions = topic_partitions(consumer, TOPIC)
         committed = _read_committed(consumer, partitions, needed=not checkpoint)
         beginning = {tp.partition: at for tp, at in consumer.beginning_offsets(partitions).items()}
         end = {tp.partition: at for tp, at in consumer.end_offsets(partitions).items()}

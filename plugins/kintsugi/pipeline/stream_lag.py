@@ -11,7 +11,7 @@ from kintsugi.core.fleet import Role
 from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import KAFKA_PORT, TOPIC, Settings
 from kintsugi.db.ingest_ledger import IngestLedger
-from kintsugi.pipeline.consumer_offsets import group_consumer
+from kintsugi.pipeline.consumer_offsets import group_consumer, topic_partitions
 from kintsugi.pipeline.object_listing import list_trade_files, select_waiting
 
 if TYPE_CHECKING:
@@ -59,7 +59,6 @@ class Lag:
 
 def read_lag(bootstrap: list[str]) -> Lag | None:
     """Read the stream's lag; None when Kafka doesn't report it (no broker, no topic, no coordinator)."""
-    from kafka import TopicPartition
     from kafka.errors import KafkaError
 
     try:
@@ -67,9 +66,7 @@ def read_lag(bootstrap: list[str]) -> Lag | None:
     except KafkaError:
         return None
     try:
-        partitions = [TopicPartition(TOPIC, number) for number in consumer.partitions_for_topic(TOPIC) or ()]
-        if not partitions:
-            return None
+        partitions = topic_partitions(consumer, TOPIC)
         ends = consumer.end_offsets(partitions)
         beginnings = consumer.beginning_offsets(partitions)
         committed = {tp.partition: consumer.committed(tp) for tp in partitions}

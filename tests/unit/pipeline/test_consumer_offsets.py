@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kafka.errors import UnknownTopicOrPartitionError
 
 from kintsugi.pipeline.consumer_offsets import (
     LostRange,
@@ -14,6 +16,7 @@ from kintsugi.pipeline.consumer_offsets import (
     checkpoint_position,
     furthest_offsets,
     nearest_start,
+    topic_partitions,
 )
 
 OFFSETS = st.integers(0, 1000)
@@ -107,3 +110,21 @@ def test_the_ends_of_a_batch_are_of_all_its_messages() -> None:
     rows = pa.table({"partition": [0, 1, 0], "offset": [4, 9, 3], "problem": ["json", None, None]})
     assert batch_ends(rows) == {0: 5, 1: 10}
     assert batch_ends(rows.slice(0, 0)) == {}
+
+
+class CrossedAnswers:
+    """A consumer whose first requests for partitions get the answers to older ones."""
+
+    def __init__(self, *answers: set[int]) -> None:
+        self.answers = list(answers)
+
+    def partitions_for_topic(self, topic: str) -> set[int]:
+        return self.answers.pop(0) if self.answers else set()
+
+
+def test_no_partitions_are_believed_only_after_several_requests() -> None:
+    consumer: Any = CrossedAnswers(set(), {2, 0, 1})
+    assert [part.partition for part in topic_partitions(consumer, "trades")] == [0, 1, 2]
+    unknown: Any = CrossedAnswers()
+    with pytest.raises(UnknownTopicOrPartitionError):
+        topic_partitions(unknown, "trades")

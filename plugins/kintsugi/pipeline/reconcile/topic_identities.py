@@ -9,6 +9,7 @@ from kintsugi.core.certificates import Principal
 from kintsugi.core.client_tls import kafka_options
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.settings import TOPIC
+from kintsugi.pipeline.consumer_offsets import topic_partitions
 from kintsugi.pipeline.trade_identity import SYNTHETIC_SYMBOL
 
 IDENTITY_BYTES = 16
@@ -31,7 +32,7 @@ def read_identities(bootstrap: list[str], start: Mapping[int, int] | None = None
 
 
 def _consume_identities(bootstrap: list[str], start: Mapping[int, int] | None) -> Iterator[bytes]:
-    from kafka import KafkaConsumer, TopicPartition
+    from kafka import KafkaConsumer
 
     consumer = KafkaConsumer(
         bootstrap_servers=bootstrap,
@@ -41,7 +42,7 @@ def _consume_identities(bootstrap: list[str], start: Mapping[int, int] | None) -
         **kafka_options(Principal.RECOVERY),
     )
     try:
-        partitions = [TopicPartition(TOPIC, n) for n in consumer.partitions_for_topic(TOPIC) or ()]
+        partitions = topic_partitions(consumer, TOPIC)
         ends = consumer.end_offsets(partitions)
         consumer.assign(partitions)
         for partition in partitions:
