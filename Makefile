@@ -1,6 +1,6 @@
 # Every target is one line of `kintsugi` or of a tool; `make help` lists them. A subcommand has the name of its target.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock sbom scan demo up unpause down docker-up docker-down status incident recreate-cluster replace-node scale-fleet sequential-recovery bench soak-kill fault-matrix chaos-campaign stall-test chaos-stop chaos-resume mttr crash-test false-positive-test release-trials rotation-test restore-drill version-drill fleet-simulation rotate-secrets backup restore reconcile signals test lint test-unit test-integration test-e2e test-system test-browser screenshots clean
+.PHONY: help setup lock sbom scan demo up unpause down docker-up docker-down status incident recreate-cluster replace-node scale-fleet sequential-recovery bench soak-kill fault-matrix chaos-campaign stall-test chaos-stop chaos-resume mttr crash-test false-positive-test release-trials rotation-test restore-drill scaling-drill version-drill fleet-simulation rotate-secrets backup restore reconcile signals test lint test-unit test-integration test-e2e test-system test-browser screenshots clean
 
 BIN := .venv/bin
 KINTSUGI := $(BIN)/python -m kintsugi.cli
@@ -96,6 +96,9 @@ rotation-test:  ## renew certificates and passwords at 1,000 trades a second, an
 
 restore-drill:  ## destroy the control plane while the fleet streams, and restore it (10 minutes; NODE=kafka-2)
 	@$(BENCHMARKS) restore-drill $(if $(NODE),--node "$(NODE)")
+
+scaling-drill:  ## add a node of each role at 1,000 trades a second, and remove them again (10 minutes)
+	@$(BENCHMARKS) scaling-drill
 
 version-drill:  ## raise Kafka's version by a release that fails and by one that holds, under load (15 minutes)
 	@$(BENCHMARKS) version-drill

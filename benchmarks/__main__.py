@@ -21,6 +21,7 @@ import benchmarks.mttr
 import benchmarks.release_trials
 import benchmarks.restore_drill
 import benchmarks.rotation_test
+import benchmarks.scaling_drill
 import benchmarks.sequential_recovery
 import benchmarks.signals
 import benchmarks.stall_test
@@ -179,6 +180,12 @@ def restore_drill(options: argparse.Namespace, settings: Settings) -> int:
     return benchmarks.restore_drill.run_restore_drill(settings, node=options.node, report=options.report)
 
 
+def scaling_drill(options: argparse.Namespace, settings: Settings) -> int:
+    """Add a broker, a Cassandra node and a Spark worker at 1,000 trades a second, and remove them again."""
+    _needs_processes(settings)
+    return benchmarks.scaling_drill.run_scaling_drill(settings, report=options.report)
+
+
 def version_drill(options: argparse.Namespace, settings: Settings) -> int:
     """Raise Kafka's version by a release that fails and by one that holds, while trades come in."""
     _needs_processes(settings)
@@ -327,9 +334,10 @@ def _build_parser() -> argparse.ArgumentParser:
     restored.add_argument(
         "--node", default=benchmarks.restore_drill.NODE, help="node to switch off; default: %(default)s"
     )
+    scaled = add_command(commands, scaling_drill)
     raised = add_command(commands, version_drill)
     reporting = (told_whole, all_nodes, table, campaign, stalled, repaired, walked, calmed, rotated, restored)
-    for reported in (*reporting, raised):
+    for reported in (*reporting, scaled, raised):
         reported.add_argument("--report", type=Path, help="default: build/<command>.json")
     return parser
 
