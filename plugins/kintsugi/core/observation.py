@@ -82,11 +82,11 @@ class ProcessorUse:
 class NodeView:
     """What the node itself reports of its service, asked over SSH. None means unknown.
 
-    ``process``: the service's process; None while ``listening`` is known means that the init runs none. ``cpu_s``:
-    processor time that the process has used. ``listening``: whether a socket listens on the service's port.
-    ``connected``: whether the node could connect to that port. ``answer``: the service's answer to a probe from the
-    node. ``processor``: how it used the processor meanwhile. ``elsewhere``: endpoints (``address:port``) on which the
-    process listens and which aren't its own, as after a wrong configuration.
+    ``process``: the service's process. ``cpu_s``: processor time that it has used. ``listening``: whether a socket
+    listens on the service's port. ``connected``: whether the node could connect to that port. ``answer``: the service's
+    answer to a probe from the node. ``processor``: how it used the processor meanwhile. ``elsewhere``: endpoints
+    (``address:port``) on which the process listens and which aren't its own, as after a wrong configuration.
+    ``ended``: whether the init says that it runs no process of the service; an init that doesn't answer says nothing.
     """
 
     process: ServiceProcess | None = None
@@ -96,6 +96,7 @@ class NodeView:
     answer: ProbeResult | None = None
     processor: ProcessorUse | None = None
     elsewhere: tuple[str, ...] = ()
+    ended: bool | None = None
 
     @property
     def misplaced(self) -> bool:

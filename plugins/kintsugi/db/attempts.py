@@ -125,13 +125,16 @@ class Attempts(Database):
                 )
 
     @contextmanager
-    def kill_lock(self, deadline_s: float = 60.0) -> Iterator[None]:
+    def kill_lock(self, deadline_s: float = 60.0, *, hold_s: float = 120.0) -> Iterator[None]:
         """Hold the fleet's kill lock: only its holder may evaluate the guards for a running node and kill it.
 
-        Raises GuardRefused if another recovery holds it for longer than ``deadline_s``.
+        ``hold_s``: how long the block may take; then the lock is lost. Raises GuardRefused if another recovery holds
+        it for longer than ``deadline_s``.
         """
         with self.transaction() as connection:
-            connection.execute("SET LOCAL idle_in_transaction_session_timeout = '120s'")
+            connection.execute(
+                "SELECT set_config('idle_in_transaction_session_timeout', %s, true)", (f"{hold_s:.0f}s",)
+            )
             ends_s = time.monotonic() + deadline_s
             while not _try_kill_lock(connection):
                 if time.monotonic() > ends_s:

@@ -97,9 +97,10 @@ class Platform(Protocol):
         """Let the node's init send a signal ("KILL", "STOP", "CONT") to one of its services."""
 
     def kill_service(self, name: str, process: ServiceProcess) -> None:
-        """SIGKILL to exactly this process of the node; its init starts the service again.
+        """SIGKILL to exactly this process of the node if its service doesn't answer; its init starts it again.
 
-        Raises NewIncarnation if that process is gone: the guards didn't evaluate its successor.
+        The node probes its service itself right before. Raises NodeReturned if it answers, and NewIncarnation if that
+        process is gone: the guards didn't evaluate its successor.
         """
 
 

@@ -1,10 +1,12 @@
 """What a node reports over SSH: of its own service, and of another node that we can't reach.
 
-This module is also the program that runs on the node and prints JSON. It has two commands:
+This module is also the program that runs on the node. It has three commands:
 
 * ``service``: the process of the service, whether a socket listens on its port, and its answer to a probe from the
-  node. If we are refused although the socket listens, something between us refuses, such as a firewall.
-* ``look``: the answer of another node to a probe from here, and whether a connection to it is established.
+  node, as JSON. If we are refused although the socket listens, something between us refuses, such as a firewall.
+* ``look``: the answer of another node to a probe from here, and whether a connection to it is established, as JSON.
+* ``kill``: probes the service from the node, and kills exactly one process if it doesn't answer. Prints KILLED,
+  ANSWERS or GONE. A command that a stalled network delivers late finds that the service answers again.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -39,22 +43,13 @@ from kintsugi.probes.protocols import PORTS, probe_node
 
 TIMEOUT_S = 1.5
 SAMPLE_S = 0.5  # at least, in which the processor use of the service is measured
-KILLED = "killed"
+KILLED, ANSWERS, GONE = "killed", "answers", "gone"
 _OWN_PORTS = {
     Role.KAFKA: (KAFKA_PORT, KAFKA_CONTROLLER_PORT),
     Role.CASSANDRA: (CASSANDRA_PORT, CASSANDRA_STORAGE_PORT),
 }
 _ALL_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104 - only compared
 _LOOPBACK = "127.0.0.1"  # Cassandra's JMX
-# Through a descriptor, and after a comparison of the start: another process may have the same number by now.
-_KILL = """
-import os, signal, sys
-pid, start = int(sys.argv[1]), sys.argv[2]
-handle = os.pidfd_open(pid)
-if open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[19] == start:
-    signal.pidfd_send_signal(handle, signal.SIGKILL)
-    print("killed")
-"""
 
 
 def service_command(settings: Settings, node: Node, service: str) -> list[str]:
@@ -68,9 +63,10 @@ def look_command(settings: Settings, node: Node, target: Node) -> list[str]:
     return [*_program_command(settings, node), "look", target.role.value, target.address]
 
 
-def kill_command(process: ServiceProcess) -> list[str]:
-    """Return the command that kills exactly ``process`` on its node, and prints KILLED if it still lived."""
-    return [sys.executable, "-c", _KILL, str(process.pid), str(process.start_time)]
+def kill_command(settings: Settings, node: Node, process: ServiceProcess) -> list[str]:
+    """Return the command that kills exactly ``process`` on ``node`` if its service doesn't answer there."""
+    identity = [str(process.pid), str(process.start_time)]
+    return [*_program_command(settings, node), "kill", *identity, node.role.value, node.address]
 
 
 def _program_command(settings: Settings, node: Node) -> list[str]:
@@ -86,6 +82,7 @@ def parse_view(output: str | None) -> NodeView:
     process = document.get("process")
     return NodeView(
         process=ServiceProcess(*map(int, process)) if process else None,
+        ended=document.get("ended"),
         cpu_s=document.get("cpu_s"),
         listening=document.get("listening"),
         connected=document.get("connected"),
@@ -120,16 +117,19 @@ def has_connection(address: str, ports: Sequence[int]) -> bool:
     )
 
 
-def _read_process(conf: str, service: str) -> tuple[list[int] | None, float | None]:
-    """Return process id and start of the service, and the processor time that it has used, in seconds."""
+def _read_process(conf: str, service: str) -> tuple[list[int] | None, float | None, bool]:
+    """Return process id and start of the service, the processor time that it has used in seconds, and if it ended.
+
+    It has ended only if the init says so. An init that doesn't answer says nothing about it.
+    """
     done = subprocess.run(
         ["supervisorctl", "-c", conf, "pid", service], capture_output=True, text=True, check=False, timeout=6
     )
     pid = done.stdout.strip()
     if not pid.isdigit() or pid == "0":
-        return None, None
+        return None, None, pid == "0"
     start, used = start_time(int(pid)), psutil.Process(int(pid)).cpu_times()
-    return (None, None) if start is None else ([int(pid), start], used.user + used.system)
+    return (None, None, False) if start is None else ([int(pid), start], used.user + used.system, False)
 
 
 def foreign_endpoints(pid: int, node: Node) -> list[str]:
@@ -174,13 +174,14 @@ async def _can_connect(address: str, port: int) -> bool:
 
 
 def _gather_view(conf: str, service: str, node: Node) -> dict[str, Any]:
-    process, cpu_s = None, None
+    process, cpu_s, ended = None, None, False
     with suppress(OSError, subprocess.TimeoutExpired, psutil.Error):
-        process, cpu_s = _read_process(conf, service)
+        process, cpu_s, ended = _read_process(conf, service)
     port, started_s = PORTS[node.role], time.monotonic()
     before = processor_ns(process[0]) if process else None
     view: dict[str, Any] = {
         "process": process,
+        "ended": ended,
         "cpu_s": cpu_s,
         "listening": find_listener(node.address, port) is not None,
         "connected": asyncio.run(_can_connect(node.address, port)),
@@ -203,18 +204,42 @@ def _probe_target(node: Node) -> dict[str, Any]:
     }
 
 
+def kill_silent(node: Node, process: ServiceProcess) -> str:
+    """Kill the process unless the service of ``node`` answers; returns KILLED, ANSWERS or GONE."""
+    try:
+        # Through a descriptor, and after a comparison of the start: another process may have the same number by now.
+        handle = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return GONE
+    if start_time(process.pid) != process.start_time:
+        return GONE
+    if asyncio.run(probe_node(node, TIMEOUT_S)).answer is ProbeResult.OK:
+        return ANSWERS
+    try:
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+    except ProcessLookupError:
+        return GONE
+    return KILLED
+
+
 def main(arguments: Sequence[str]) -> None:
-    """Print the answer to one command as JSON."""
+    """Print the answer to one command."""
     parser = argparse.ArgumentParser(prog="kintsugi.probes.node_view")
     looks = parser.add_subparsers(dest="look", required=True)
     own = looks.add_parser("service")
     for name in ("conf", "service"):
         own.add_argument(name)
-    for look in (own, looks.add_parser("look")):
+    kill = looks.add_parser("kill")
+    for name in ("pid", "start_time"):
+        kill.add_argument(name, type=int)
+    for look in (own, looks.add_parser("look"), kill):
         look.add_argument("role", type=Role)
         look.add_argument("address")
     options = parser.parse_args(arguments)
     node = Node("looked-at-0", options.role, options.address, 0)
+    if options.look == "kill":
+        print(kill_silent(node, ServiceProcess(options.pid, options.start_time)))
+        return
     print(
         json.dumps(
             _gather_view(options.conf, options.service, node)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from kintsugi.core.errors import PermanentStepError, PlanRejected, StepFailed
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.incident import Action
-from kintsugi.core.observation import NodeView, ProbeResult
+from kintsugi.core.observation import ProbeResult
 from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.core.settings import KAFKA_PORT
 from kintsugi.environments.local.node_identity import kafka_cluster_id
@@ -44,11 +44,13 @@ from kintsugi.releases import assignment
 if TYPE_CHECKING:
     from kintsugi.infra.ansible import Ansible
     from kintsugi.infra.terraform import SavedPlan
+    from kintsugi.recovery.guard_model import GuardFacts
 
 log = logging.getLogger(__name__)
 
 PLAN_TRIES = 3
 START_TIMEOUT_S = 420  # of a playbook that starts a service: longer than each role waits for its own service
+PLAYBOOK_HOLD_S = START_TIMEOUT_S + 60.0  # of the kill lock
 # How long a node that isn't ready yet is waited for, by its failure mode.
 PATIENCE_S = {
     FailureMode.STARTING: 1800.0,  # it makes progress: a long log takes time
@@ -74,11 +76,13 @@ def restart_service(context: Context, ref: RecoveryRef) -> None:
         # A hang is not caused by the configuration, and to apply it takes longer than the start.
         if not (hung and action is Action.RESTART):
             ansible = assignment.ansible_for(context, node.name, roll_back=action is Action.ROLL_BACK)
-        with guard_evaluation.kill_permission(context, ref, step) as facts:
+        hold_s = guard_evaluation.KILL_S if ansible is None else PLAYBOOK_HOLD_S
+        with guard_evaluation.kill_permission(context, ref, step, hold_s=hold_s) as facts:
             step.check()
+            guard_evaluation.check_before_kill(context, ref, facts)
             serves = facts.service is ProbeResult.OK
             if not serves:
-                _kill_hung_process(context, node, facts.view, step, required=hung)
+                _kill_silent_process(context, node, facts, step)
             elif ansible is not None:
                 # It stops gracefully. The lock keeps the other nodes of its role alive meanwhile.
                 _run_restart(context, node, ansible)
@@ -86,19 +90,18 @@ def restart_service(context: Context, ref: RecoveryRef) -> None:
             _run_restart(context, node, ansible)
 
 
-def _kill_hung_process(
-    context: Context, node: Node, view: NodeView, step: FencedStep, *, required: bool
-) -> None:
+def _kill_silent_process(context: Context, node: Node, facts: GuardFacts, step: FencedStep) -> None:
     """Kill the process that the guards were evaluated for, if there is one; its init starts the service again.
 
-    ``required``: the step does nothing else. Then raises StepFailed if the node could not name the process.
+    Raises StepFailed if the node did not say which process runs, or that none does: a restart would stop whatever runs.
     """
-    if view.process is not None:
-        context.platform().kill_service(node.name, view.process)
+    process = facts.view.process
+    if process is not None:
+        context.platform().kill_service(node.name, process)
         step.note(
-            f"process {view.process} of {node.name} answered no request and was killed; its init starts it again"
+            f"process {process} of {node.name} answered no request and was killed; its init starts it again"
         )
-    elif required and not view.listening:
+    elif not (facts.process_ended or facts.proven_dead):
         raise StepFailed(
             f"{node.name} did not report which process to kill, so nothing was killed; is its sshd overloaded?"
         )
@@ -126,8 +129,9 @@ def fence_node(context: Context, ref: RecoveryRef) -> None:
     with context.step(ref, "fence") as step:
         platform = context.platform()
         judged = platform.incarnation(ref.node)
-        with guard_evaluation.kill_permission(context, ref, step):
+        with guard_evaluation.kill_permission(context, ref, step) as facts:
             step.check()
+            guard_evaluation.check_before_kill(context, ref, facts)
             platform.power_off(ref.node, judged or NONE_RAN)
         step.note(f"{ref.node} is fenced: no process of it is left running", incarnation=judged)
 
@@ -267,10 +271,13 @@ def _restart_if_ignored(context: Context, node: Node, step: FencedStep) -> None:
     """Restart a Cassandra node with a newer gossip generation if its peers ignore the one that it has."""
     if node.role is not Role.CASSANDRA:
         return
-    known = asyncio.run(gossip_generation.ignored_by_peers(context.fleet, node))
-    if known is None:
+    if asyncio.run(gossip_generation.ignored_by_peers(context.fleet, node)) is None:
         return
-    with context.store.kill_lock():  # its peers ignore it, so it is not a live replica
+    with context.store.kill_lock(hold_s=PLAYBOOK_HOLD_S):
+        # Asked again: to wait for the lock took time. A node that its peers ignore is no live replica.
+        known = asyncio.run(gossip_generation.ignored_by_peers(context.fleet, node))
+        if known is None:
+            return
         step.check()
         step.note(f"{known.why}; it is restarted and continues from there")
         gossip_generation.continue_from(node, known.generation)

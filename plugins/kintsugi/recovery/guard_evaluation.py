@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Collection, Iterator
@@ -16,6 +17,7 @@ from kintsugi.core.incident import Action, Incident
 from kintsugi.core.incident import RepairBudget as RepairLedger
 from kintsugi.core.observation import ProbeResult
 from kintsugi.operations.context import LEASE_S, Context, FencedStep, RecoveryRef
+from kintsugi.probes.protocols import probe_node
 from kintsugi.recovery.assessment import ConfirmedFinding, latest_entry, observe_node, write_failure_mode
 from kintsugi.recovery.common_cause import CommonCause
 from kintsugi.recovery.diagnosis import FailureMode, diagnose_node
@@ -27,6 +29,8 @@ from kintsugi.releases import assignment
 
 PATIENCE_S = 30.0
 LOOK_AGAIN_S = 5.0
+KILL_S = 120.0  # of a kill, or of a clean stop; a playbook takes longer
+KILL_WITHIN = timedelta(seconds=10)  # after the observation that allows the kill
 WAIT_FOR_OTHERS_S = 75.0  # nodes of one role are killed one at a time, a minute apart
 # These guards usually stop refusing by themselves. A person is asked only after WAIT_BEFORE_ASKING.
 SELF_OPENING = frozenset({Guard.WRONG_KILL, Guard.COMMON_CAUSE, Guard.ONE_OF_ROLE, Guard.BREAKER})
@@ -233,16 +237,24 @@ def _current_facts(context: Context, ref: RecoveryRef, incident: Incident) -> Gu
 
 
 @contextmanager
-def kill_permission(context: Context, ref: RecoveryRef, step: FencedStep) -> Iterator[GuardFacts]:
+def kill_permission(
+    context: Context, ref: RecoveryRef, step: FencedStep, *, hold_s: float = KILL_S
+) -> Iterator[GuardFacts]:
     """Evaluate the guards once more, with fresh facts; the block may then kill what they were evaluated for.
 
     Another recovery can't kill a node meanwhile: the fleet's kill lock is held, unless the node does not run.
 
     Raises NodeReturned if the node answers again, else GuardRefused with the reasons. After every refusal, also one of
-    the block (NewIncarnation), nothing was killed. So the attempt is withdrawn and uses up no repair budget.
+    the block (NewIncarnation), nothing was killed. So the attempt is withdrawn and uses up no repair budget. The block
+    calls `check_before_kill` directly before it kills.
+
+    ``hold_s``: how long the block may take.
     """
     runs = is_running(context.platform(), ref.node) is not False
-    with _withdraw_on_refusal(context, ref, step), context.store.kill_lock() if runs else nullcontext():
+    with (
+        _withdraw_on_refusal(context, ref, step),
+        context.store.kill_lock(hold_s=hold_s) if runs else nullcontext(),
+    ):
         facts = _reevaluate_guards(context, ref)
         if runs:
             step.note(
@@ -255,6 +267,28 @@ def kill_permission(context: Context, ref: RecoveryRef, step: FencedStep) -> Ite
         yield facts
 
 
+def check_before_kill(context: Context, ref: RecoveryRef, facts: GuardFacts) -> None:
+    """Probe the node once more: after the guards allowed the kill, the database or a disk may have stood still.
+
+    Raises NodeReturned if the node answers, unless it is to be stopped although it serves. Raises GuardRefused if the
+    facts are older than KILL_WITHIN. A node that its platform proves dead can't be killed, so it isn't probed.
+    """
+    if facts.proven_dead:
+        return
+    if not facts.planned and asyncio.run(probe_node(context.node(ref))).answer is ProbeResult.OK:
+        raise NodeReturned(f"{ref.node} answered just before it would have been killed.")
+    refuse_outdated(ref.node, facts.at)
+
+
+def refuse_outdated(node: str, observed_at: datetime) -> None:
+    """Raise GuardRefused if a kill or a stop comes more than KILL_WITHIN after the observation that allowed it."""
+    if (age := datetime.now(UTC) - observed_at) > KILL_WITHIN:
+        raise GuardRefused(
+            f"Nothing is killed: the guards evaluated facts about {node} that are {age.total_seconds():.0f} s old "
+            f"by now (limit: {KILL_WITHIN.total_seconds():.0f} s). The database or this machine stood still meanwhile."
+        )
+
+
 @contextmanager
 def _withdraw_on_refusal(context: Context, ref: RecoveryRef, step: FencedStep) -> Iterator[None]:
     try:
@@ -262,9 +296,18 @@ def _withdraw_on_refusal(context: Context, ref: RecoveryRef, step: FencedStep) -
     except IncidentClosed:
         raise
     except GuardRefused as refused:
-        if context.store.read_incident(ref.incident).attempt_of(ref.holder) is not None:
+        incident = context.store.read_incident(ref.incident)
+        # An earlier try of this task may have fenced and destroyed the node. Then the attempt is no longer untouched.
+        if incident.attempt_of(ref.holder) is not None and not _has_fenced(incident, ref.holder):
             context.store.withdraw_attempt(ref.incident, step.token, ref.holder, f"not killed: {refused}")
         raise
+
+
+def _has_fenced(incident: Incident, holder: str) -> bool:
+    return any(
+        entry.step == "fence" and entry.data.get("mark") == "end" and entry.data.get("run") == holder
+        for entry in incident.entries
+    )
 
 
 def _reevaluate_guards(context: Context, ref: RecoveryRef) -> GuardFacts:

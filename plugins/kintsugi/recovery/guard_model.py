@@ -121,6 +121,15 @@ class GuardFacts:
         """Return these facts with the maintenance flags and repair counts that the database holds now."""
         return replace(self, ledger=ledger)
 
+    def heard_within(self, silence: timedelta) -> bool | None:
+        """Whether anybody got an answer less than ``silence`` before the newest observation; None if unknown.
+
+        It counts from the question to the node, not from the end of the observation, which may take 8 s.
+        """
+        if (since := self.silent_since) is None:
+            return None
+        return min(self.observed_at or self.at, self.at) - since <= silence
+
     @property
     def silent_since(self) -> datetime | None:
         """The time since which nobody got an answer from the node; None if unknown."""
@@ -133,8 +142,8 @@ class GuardFacts:
 
     @property
     def process_ended(self) -> bool:
-        """Whether the node itself says that no process of the service runs. Then a restart kills nothing."""
-        return self.view.listening is False and self.view.process is None
+        """Whether the node's init says that no process of the service runs. Then a restart kills nothing."""
+        return self.view.listening is False and self.view.ended is True
 
     @property
     def stuck(self) -> bool:

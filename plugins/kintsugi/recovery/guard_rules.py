@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from kintsugi.core.fleet import Role
 from kintsugi.core.observation import ProbeResult
@@ -51,7 +51,9 @@ def protection_violations(facts: GuardFacts) -> Iterator[Violation]:
 
 
 def live_kill_violations(facts: GuardFacts, limits: Limits) -> Iterator[Violation]:
-    if facts.observed_at is None or facts.at - facts.observed_at > limits.observed_within:
+    # A node that its platform proves dead can't return meanwhile. To ask a large fleet takes longer than the limit.
+    outdated = facts.observed_at is not None and facts.at - facts.observed_at > limits.observed_within
+    if facts.observed_at is None or (outdated and not facts.proven_dead):
         yield Violation(
             f"The last observation of {facts.node} is older than "
             f"{limits.observed_within.total_seconds():.0f} s. It is observed again before anything is killed."
@@ -74,12 +76,17 @@ def _recent_answer_violations(facts: GuardFacts, limits: Limits) -> Iterator[Vio
     silence = limits.silence_without_peers if alone and facts.others else limits.silence
     if since is None:
         yield Violation(f"It is unknown how long {facts.node} has been silent.")
-    elif facts.at - since <= silence:
+    elif facts.heard_within(silence):
         yield Violation(
-            f"{facts.node} answered {max(0.0, (facts.at - since).total_seconds()):.1f} s ago. "
+            f"{facts.node} answered {_seconds_before(facts, since):.1f} s ago, and was last asked "
+            f"{_seconds_before(facts, facts.observed_at or facts.at):.1f} s ago. "
             f"It is killed only after {silence.total_seconds():.0f} s of silence.",
             retry_at=since + silence + timedelta(milliseconds=1),
         )
+
+
+def _seconds_before(facts: GuardFacts, moment: datetime) -> float:
+    return max(0.0, (facts.at - moment).total_seconds())
 
 
 def common_cause_violations(facts: GuardFacts) -> Iterator[Violation]:

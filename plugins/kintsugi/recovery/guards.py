@@ -6,7 +6,7 @@ Which guards an action has to pass depends on how much it can destroy:
 |-----------------------------------------------------------|:---:|:---:|:---:|
 | no maintenance flag on the node or the fleet              |  x  |  x  |  x  |
 | repair budget: per node and for the fleet, in one hour    |  x  |  x  |  x  |
-| the peers can do without a node that still serves         |  x  |     |     |
+| the peers can do without a node that still serves         |  x  | (s) | (s) |
 | the node is not protected                                 |     |  x  |  x  |
 | kill of a live node: nobody got an answer in the last 5 s | (k) |  x  |  x  |
 | no common cause is likely (`common_cause`)                | (k) | (k) | (k) |
@@ -18,6 +18,7 @@ Which guards an action has to pass depends on how much it can destroy:
 (k) Evaluated only if the action can kill something that still runs. Nothing can be killed if the platform says that
 the node does not run. A restart also kills nothing if the node says that its service does not run. So a whole
 fleet can be started again after a power cut.
+(s) Evaluated if the node answers no client, but its peers hear it: it may be a voter or a replica in sync for them.
 (x) A pending data repair does not matter if the volume is known to be gone: there is nothing left to destroy.
 Kafka's copies are checked even then. If a replica comes back empty and is the only one in sync, the other
 replicas truncate their data.
@@ -80,7 +81,8 @@ def _guards_of(
     kills = not (facts.proven_dead or (facts.process_ended and not action.destroys))
     if action.destroys:
         yield Guard.PROTECTED, rules.protection_violations(facts)
-    elif (facts.planned and facts.service is ProbeResult.OK) or facts.view.misplaced:
+    serves = (facts.planned and facts.service is ProbeResult.OK) or facts.view.misplaced
+    if not action.destroys_volume and ((serves and not action.destroys) or _may_serve_peers(facts, limits)):
         yield Guard.COPIES, rules.replica_violations(facts, "stop a node that serves")
     if action.destroys_volume:
         what = "start it on an empty disk" if facts.volume_intact is False else "destroy the volume"
@@ -93,3 +95,8 @@ def _guards_of(
         yield Guard.ONE_OF_ROLE, rules.same_role_violations(facts, limits)
     if action.destroys or (kills and not facts.planned):
         yield Guard.WRONG_KILL, rules.live_kill_violations(facts, limits)
+
+
+def _may_serve_peers(facts: GuardFacts, limits: Limits) -> bool:
+    """Whether a node that answers no client may still be a voter or a replica for the peers that hear it."""
+    return facts.stuck and not facts.proven_dead and facts.heard_within(limits.silence) is not False

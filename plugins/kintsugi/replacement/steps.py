@@ -22,6 +22,7 @@ from kintsugi.core.errors import GuardRefused, IncidentClosed, LeaseHeld, StepFa
 from kintsugi.core.fleet import Node
 from kintsugi.core.incident import Incident, Outcome
 from kintsugi.operations.context import LEASE_S, Context, FencedStep, RecoveryRef
+from kintsugi.recovery.guard_evaluation import refuse_outdated
 from kintsugi.recovery.guard_model import Guard
 from kintsugi.replacement import drain, permission
 
@@ -80,7 +81,9 @@ def drain_node(
                 _note_request(context, step, started_by, approved_by, what)
                 with context.store.kill_lock():
                     _require_permission(context, node, ref, approved_by)
+                    allowed_at = datetime.now(UTC)
                     step.check()
+                    refuse_outdated(name, allowed_at)
                     step.note(
                         f"the guards allow to stop {name}: it is drained and stopped now", **{STOPPING: True}
                     )

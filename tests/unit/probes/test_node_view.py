@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.observation import NodeView, ProbeResult, ServiceProcess
 from kintsugi.core.processes import start_time
+from kintsugi.core.settings import load_settings
 from kintsugi.probes import node_view
-from kintsugi.probes.node_view import KILLED, has_connection, kill_command, parse_look, parse_view
+from kintsugi.probes.node_view import (
+    ANSWERS,
+    GONE,
+    KILLED,
+    has_connection,
+    kill_command,
+    parse_look,
+    parse_view,
+)
+from kintsugi.probes.protocols import Probe
 
 ADDRESS = "127.46.1.1"
 
@@ -50,7 +63,9 @@ def test_a_socket_that_answers_nothing_is_connected_and_silent(server: socket.so
         patch.setattr(node_view, "PORTS", {Role.KAFKA: port})
         patch.setattr("kintsugi.probes.protocols.PORTS", {Role.KAFKA: port})
         view = parse_view(json.dumps(node_view._gather_view("/nonexistent.conf", "kafka", node)))
-    assert view == NodeView(None, None, listening=True, connected=True, answer=ProbeResult.TIMEOUT)
+    assert view == NodeView(
+        None, None, listening=True, connected=True, answer=ProbeResult.TIMEOUT, ended=False
+    )
 
 
 LISTEN = """
@@ -100,20 +115,56 @@ def test_what_is_no_view_says_nothing(output: str | None) -> None:
 
 def test_exactly_the_judged_process_is_killed() -> None:
     victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    node = Node("kafka-1", Role.KAFKA, ADDRESS, 0)
+
+    def run_on_node(start: int) -> str:
+        command = kill_command(load_settings(), node, ServiceProcess(victim.pid, start))
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
         began = start_time(victim.pid)
         assert began is not None
-        later = subprocess.run(
-            kill_command(ServiceProcess(victim.pid, began + 1)), capture_output=True, text=True, check=False
-        )
-        assert (later.stdout, victim.poll()) == ("", None)
-        judged = subprocess.run(
-            kill_command(ServiceProcess(victim.pid, began)), capture_output=True, text=True, check=False
-        )
-        assert judged.stdout.strip() == KILLED
+        assert run_on_node(began + 1) == GONE
+        assert victim.poll() is None
+        assert run_on_node(began) == KILLED
         assert victim.wait(10) == -9
+        assert run_on_node(began) == GONE
     finally:
         victim.kill()
+
+
+def test_a_service_that_answers_by_the_time_the_command_arrives_is_not_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+
+    async def serves(node: Node, timeout_s: float) -> Probe:
+        return Probe(node.name, ProbeResult.OK, datetime.now(UTC), 0.1, "")
+
+    monkeypatch.setattr(node_view, "probe_node", serves)
+    try:
+        began = start_time(victim.pid)
+        assert began is not None
+        process = ServiceProcess(victim.pid, began)
+        assert node_view.kill_silent(Node("kafka-1", Role.KAFKA, ADDRESS, 0), process) == ANSWERS
+        assert victim.poll() is None
+    finally:
+        victim.kill()
+        victim.wait()
+
+
+@pytest.mark.parametrize(
+    ("output", "ended"),
+    [("0\n", True), ("error: <class 'TimeoutError'>\n", False), ("unix:///x no such file\n", False)],
+)
+def test_only_an_init_that_says_so_shows_that_no_process_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, ended: bool
+) -> None:
+    program = tmp_path / "supervisorctl"
+    program.write_text(f"#!/bin/sh\nprintf '%s' {shlex.quote(output)}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert node_view._read_process("x.conf", "kafka") == (None, None, ended)
 
 
 def test_a_process_that_waits_for_the_processor_is_told_from_one_that_is_stopped() -> None:

@@ -25,7 +25,7 @@ DEAD: Any = {
     "observed_at": ago(1),
     "service": ProbeResult.REFUSED,
     "ssh": ProbeResult.REFUSED,
-    "last_seen_at": ago(6),
+    "last_seen_at": ago(6.5),
     "first_failed_at": ago(5.5),
 }
 CASSANDRA = cassandra_facts(NOW, **DEAD)
@@ -33,7 +33,8 @@ KAFKA = kafka_facts(NOW, **DEAD)
 SPARK = spark_facts(NOW, **DEAD)
 HUNG = replace(CASSANDRA, service=ProbeResult.TIMEOUT, ssh=ProbeResult.OK, running=True)
 STUCK = NodeView(ServiceProcess(7, 1), 9.0, listening=True, connected=True, answer=ProbeResult.TIMEOUT)
-ENDED = NodeView(None, None, listening=False, connected=False, answer=ProbeResult.REFUSED)
+ENDED = NodeView(None, None, listening=False, connected=False, answer=ProbeResult.REFUSED, ended=True)
+UNNAMED = replace(ENDED, ended=False)  # its init, which would know the process, doesn't answer
 MISPLACED = NodeView(
     ServiceProcess(7, 1),
     9.0,

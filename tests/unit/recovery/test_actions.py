@@ -13,13 +13,14 @@ import pytest
 
 from kintsugi.core.errors import GuardRefused, NewIncarnation, NodeReturned, PermanentStepError, StepFailed
 from kintsugi.core.fleet import load_fleet
-from kintsugi.core.incident import Action
+from kintsugi.core.incident import Action, JournalEntry
 from kintsugi.core.observation import ProbeResult, ServiceProcess
 from kintsugi.operations import readiness
 from kintsugi.operations.context import RecoveryRef
 from kintsugi.recovery import actions, assessment, fact_gathering, guard_evaluation
 from kintsugi.recovery.diagnosis import Diagnosis, FailureMode
 from kintsugi.recovery.guard_model import GuardResult
+from kintsugi.releases import assignment
 
 T0 = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
 NODE = load_fleet().node("kafka-2")
@@ -124,7 +125,11 @@ class OpenAttempt:
         self.withdrawals: list[str] = []
         self.running, self.action = running, action
         self.refused_by_guards = GuardResult(True)
-        self.answer = ProbeResult.TIMEOUT
+        self.answer = self.answer_at_the_kill = ProbeResult.TIMEOUT
+        self.age = timedelta()
+        self.process: ServiceProcess | None = ServiceProcess(41, 7)
+        self.entries: list[JournalEntry] = []
+        monkeypatch.setattr(guard_evaluation, "probe_node", self.probe)
         monkeypatch.setattr(guard_evaluation, "evaluate_action", lambda *_, **__: self.refused_by_guards)
         monkeypatch.setattr(guard_evaluation, "_current_facts", lambda *_: self.facts())
         monkeypatch.setattr(guard_evaluation, "limits_in_force", lambda _: None)
@@ -132,17 +137,24 @@ class OpenAttempt:
         monkeypatch.setattr(actions, "_confirmed_mode", lambda *_: FailureMode.HUNG)
         monkeypatch.setattr(actions, "_open_action", lambda *_: action)
 
+    async def probe(self, node: Any) -> Any:
+        assert node is NODE
+        return SimpleNamespace(answer=self.answer_at_the_kill)
+
     @property
     def store(self) -> OpenAttempt:
         return self
 
     def facts(self) -> Any:
-        view = SimpleNamespace(process=ServiceProcess(41, 7), answer=None, listening=True)
         return SimpleNamespace(
+            at=datetime.now(UTC) - self.age,
+            planned=False,
+            proven_dead=False,
+            process_ended=False,
             service=self.answer,
             running=self.running,
             last_seen_at=None,
-            view=view,
+            view=SimpleNamespace(process=self.process, answer=None, listening=True),
             with_ledger=lambda _: None,
         )
 
@@ -160,13 +172,16 @@ class OpenAttempt:
 
     def read_incident(self, _id: str) -> Any:
         is_open = not self.withdrawals
-        return SimpleNamespace(id="i-1", attempt_of=lambda _holder: self.action if is_open else None)
+        return SimpleNamespace(
+            id="i-1", attempt_of=lambda _holder: self.action if is_open else None, entries=self.entries
+        )
 
     def repair_budget(self, _id: str) -> None:
         return None
 
     @contextmanager
-    def kill_lock(self) -> Iterator[None]:
+    def kill_lock(self, *, hold_s: float) -> Iterator[None]:
+        assert hold_s >= 120
         yield
 
     @contextmanager
@@ -214,6 +229,58 @@ def test_where_a_guard_refuses_before_the_kill_the_attempt_is_withdrawn(
         act(attempt, REF)
     assert type(refused.value) is error
     assert attempt.withdrawals == ["not killed: its peers hear it"]
+
+
+@pytest.mark.parametrize("act", [actions.fence_node, actions.restart_service])
+@pytest.mark.parametrize(
+    ("answer", "age", "error", "words"),
+    [
+        (ProbeResult.OK, 0, NodeReturned, "answered just before it would have been killed"),
+        (ProbeResult.TIMEOUT, 11, GuardRefused, "that are 11 s old by now"),
+    ],
+    ids=["it serves again", "the database stood still"],
+)
+def test_what_the_guards_allowed_is_checked_once_more_directly_before_the_kill(
+    monkeypatch: pytest.MonkeyPatch,
+    act: Callable[[Any, RecoveryRef], None],
+    answer: ProbeResult,
+    age: float,
+    error: type[GuardRefused],
+    words: str,
+) -> None:
+    """The journal's entry waited for a stalled disk, and meanwhile the node served again."""
+    attempt = OpenAttempt(monkeypatch, Action.RESTART, running=True)
+    attempt.answer_at_the_kill, attempt.age = answer, timedelta(seconds=age)
+    with pytest.raises(GuardRefused, match=words) as refused:
+        act(attempt, REF)
+    assert type(refused.value) is error
+    assert len(attempt.withdrawals) == 1
+
+
+def test_an_attempt_that_has_fenced_the_node_is_not_withdrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An earlier try of the task may have destroyed the disk: its data repair must stay on record."""
+    attempt = OpenAttempt(monkeypatch, Action.REBUILD, running=True)
+    attempt.refused_by_guards = GuardResult(False, ("it lacks processor time",))
+    attempt.entries = [JournalEntry(T0, "fence", "done", {"run": "run-0", "mark": "end"})]
+    with pytest.raises(GuardRefused):
+        actions.fence_node(attempt, REF)  # type: ignore[arg-type]
+    assert len(attempt.withdrawals) == 1, "another run fenced it"
+    attempt = OpenAttempt(monkeypatch, Action.REBUILD, running=True)
+    attempt.refused_by_guards = GuardResult(False, ("it lacks processor time",))
+    attempt.entries = [JournalEntry(T0, "fence", "done", {"run": "run-1", "mark": "end"})]
+    with pytest.raises(GuardRefused):
+        actions.fence_node(attempt, REF)  # type: ignore[arg-type]
+    assert attempt.withdrawals == []
+
+
+def test_a_process_that_no_init_names_is_not_stopped_by_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt = OpenAttempt(monkeypatch, Action.RESTART, running=True)
+    attempt.process = None
+    monkeypatch.setattr(actions, "_confirmed_mode", lambda *_: FailureMode.PROCESS_DOWN)
+    monkeypatch.setattr(assignment, "ansible_for", lambda *_, **__: object())
+    monkeypatch.setattr(actions, "_run_restart", lambda *_: pytest.fail("it stopped what runs"))
+    with pytest.raises(StepFailed, match="did not report which process to kill"):
+        actions.restart_service(attempt, REF)  # type: ignore[arg-type]
 
 
 def test_a_run_without_an_open_attempt_kills_nothing_and_withdraws_nothing(

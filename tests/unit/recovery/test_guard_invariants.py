@@ -95,7 +95,8 @@ def test_no_facts_allow_to_kill_a_live_node(facts: GuardFacts, action: Action, a
     assert facts.view.answer is not ProbeResult.OK
     if facts.running is not False and not facts.stuck and not facts.view.misplaced:
         assert facts.silent_since is not None
-        assert facts.at - facts.silent_since > timedelta(seconds=5)
+        assert facts.observed_at is not None
+        assert facts.observed_at - facts.silent_since > timedelta(seconds=5)
 
 
 @given(any_facts, st.sampled_from([RESTART, BACK, NODE, BOTH]))

@@ -28,6 +28,7 @@ from tests.unit.recovery.guard_cases import (
     RESTART,
     SPARK,
     STUCK,
+    UNNAMED,
     WELL,
     ago,
     cassandra,
@@ -64,13 +65,30 @@ REFUSALS = [
     (replace(CASSANDRA, service=None), BOTH, Guard.WRONG_KILL),
     (replace(CASSANDRA, last_seen_at=ago(4.9)), BOTH, Guard.WRONG_KILL),
     (replace(CASSANDRA, last_seen_at=ago(5)), NODE, Guard.WRONG_KILL),
+    # a peer heard it while it was asked, and the look from the node took 7 s more
+    (replace(HUNG, observed_at=ago(9), last_seen_at=ago(8)), NODE, Guard.WRONG_KILL),
+    (replace(HUNG, observed_at=ago(9), last_seen_at=ago(8)), RESTART, Guard.WRONG_KILL),
+    # it answers no client, and is a voter or a replica in sync for its peers
+    (
+        replace(kafka(current=1), view=STUCK, first_failed_at=ago(31), last_seen_at=ago(2)),
+        RESTART,
+        Guard.COPIES,
+    ),
+    (replace(kafka(current=1), view=STUCK, first_failed_at=ago(31), last_seen_at=ago(2)), NODE, Guard.COPIES),
+    (
+        replace(cassandra(others_down=1), view=STUCK, first_failed_at=ago(31), last_seen_at=ago(2)),
+        RESTART,
+        Guard.COPIES,
+    ),
+    # no init said that no process runs, so one may start
+    (replace(CASSANDRA, sick=9, ssh=ProbeResult.OK, view=UNNAMED), RESTART, Guard.BREAKER),
     (replace(CASSANDRA, last_seen_at=None, first_failed_at=ago(3)), NODE, Guard.WRONG_KILL),
     (
         replace(CASSANDRA, last_seen_at=None, first_failed_at=None),
         BOTH,
         Guard.WRONG_KILL,
     ),
-    (replace(CASSANDRA, observed_at=ago(11)), BOTH, Guard.WRONG_KILL),
+    (replace(CASSANDRA, observed_at=ago(11), last_seen_at=ago(17)), BOTH, Guard.WRONG_KILL),
     (replace(CASSANDRA, observed_at=None), NODE, Guard.WRONG_KILL),
     # breaker
     (replace(CASSANDRA, sick=5), BOTH, Guard.BREAKER),
@@ -214,11 +232,21 @@ ALLOWED = [
         "stuck: gossip is no service",
     ),
     (
+        replace(kafka(current=1), view=STUCK, first_failed_at=ago(31), last_seen_at=ago(31)),
+        RESTART,
+        "stuck, and its peers hear nothing of it: the quorum has no vote of it to lose",
+    ),
+    (
+        replace(CASSANDRA, observed_at=ago(30), running=False),
+        NODE,
+        "proven dead: to ask a large fleet took longer than an observation counts",
+    ),
+    (
         replace(KAFKA, running=True, ssh=ProbeResult.OK, view=MISPLACED, last_seen_at=ago(1)),
         RESTART,
         "on a wrong port: its peers hear it, and no client can reach it where it belongs",
     ),
-    (replace(SPARK, others=(WELL,), last_seen_at=ago(30.1)), NODE, "silent for 30 s"),
+    (replace(SPARK, others=(WELL,), last_seen_at=ago(31.1)), NODE, "silent for 30 s"),
     (ledger(HUNG, role_attempts={"cassandra-1": ago(60)}), RESTART, "the other one had its time"),
     (
         replace(ledger(role_attempts={"cassandra-1": ago(1)}), running=False),
@@ -228,8 +256,8 @@ ALLOWED = [
     (replace(CASSANDRA, sick=4), BOTH, "4 of 9 is below half"),
     (replace(CASSANDRA, ledger=None), RESTART, "nothing known speaks against a restart"),
     (replace(CASSANDRA, protected=True), RESTART, "protected from destruction only"),
-    (replace(CASSANDRA, last_seen_at=ago(5.001)), BOTH, "silent for more than 5 s"),
-    (replace(CASSANDRA, last_seen_at=None, first_failed_at=ago(5.1)), BOTH, "never heard, but asked for 5 s"),
+    (replace(CASSANDRA, last_seen_at=ago(6.001)), BOTH, "silent for more than 5 s"),
+    (replace(CASSANDRA, last_seen_at=None, first_failed_at=ago(6.1)), BOTH, "never heard, but asked for 5 s"),
     (replace(CASSANDRA, service=ProbeResult.OK, planned=True), RESTART, "its peers can spare it"),
     (replace(kafka(partitions=ALONE), ledger=UNUSED_BUDGET), NODE, "the volume with the last copy is kept"),
     (

@@ -276,6 +276,7 @@ class Team(RuleBasedStateMachine):
         lives = server.process != "down" and server.disk and not (server.full or server.damaged)
         return NodeView(
             process=ServiceProcess(7, 1) if lives else None,
+            ended=not lives,
             listening=lives,
             connected=lives,
             answer=ProbeResult.OK if server.serves else ProbeResult.TIMEOUT if lives else ProbeResult.REFUSED,

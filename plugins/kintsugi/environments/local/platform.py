@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 
-from kintsugi.core.errors import KintsugiError, NewIncarnation, StepFailed
+from kintsugi.core.errors import KintsugiError, NewIncarnation, NodeReturned, StepFailed
 from kintsugi.core.observation import ServiceProcess
 from kintsugi.core.settings import Settings
 from kintsugi.environments.base import require_incarnation
@@ -15,7 +15,7 @@ from kintsugi.environments.local import node, node_config, node_disk, node_proce
 from kintsugi.environments.local.node import destroy_node
 from kintsugi.environments.local.node_process import names_on_disk
 from kintsugi.infra import ssh
-from kintsugi.probes.node_view import KILLED, kill_command
+from kintsugi.probes.node_view import ANSWERS, KILLED, kill_command
 
 RUN_TIMEOUT_S = 30.0
 REASON_LENGTH = 1000  # of a failed command; the error goes into the journal
@@ -103,7 +103,11 @@ class LocalPlatform:
         self.run(name, ["supervisorctl", "-c", f"{etc}/supervisord.conf", "signal", signal, service])
 
     def kill_service(self, name: str, process: ServiceProcess) -> None:
-        if self.run(name, kill_command(process)).strip() != KILLED:
+        command = kill_command(self.settings, self.settings.known_fleet.node(name), process)
+        found = self.run(name, command).strip()
+        if found == ANSWERS:
+            raise NodeReturned(f"{name} answers again, so nothing was killed.")
+        if found != KILLED:
             raise NewIncarnation(
                 f"{name}: process {process} is gone; the guards did not evaluate its successor"
             )
