@@ -121,18 +121,19 @@ class TradeMessage(NamedTuple):
 
 # Numbers in JSON's notation (no leading zero) whose form already limits them to their ranges (no sign).
 _COUNT = r"(?:0|[1-9]\d{0,3}+)"
-_PRICE = r"(?:0|[1-9]\d{0,8}+)(?:\.\d{1,15}+)?+"
-_UNIT = r"-?(?:0(?:\.\d{1,15}+)?+|1(?:\.0{1,15}+)?+)"
+# No group is possessive, as in (?:...)?+: Python 3.11.2, which Debian 12 has, takes a part of such a group for all of it.
+_PRICE = r"(?:0|[1-9]\d{0,8}+)(?:\.\d{1,15}+)?"
+_UNIT = r"-?(?:0(?:\.\d{1,15}+)?|1(?:\.0{1,15}+)?)"
 _LINE = re.compile(
     rf"({SYMBOL}),({DATE} \d\d):([0-5]\d):([0-5]\d)\.(\d\d\d)(\d{{0,9}}+),(0|[1-9]\d{{0,17}}+),({SYMBOL}),"
     rf"({DATE}),({_PRICE}),([CP]),({_COUNT}),([1-9]\d{{0,8}}+),({_PRICE}),({_COUNT}),({_COUNT}),"
-    rf"({_PRICE}),({_PRICE}),({_PRICE}),({_UNIT}),({_PRICE}),({_PRICE})(?:,([1-5]\d|\d)?+(?:,.*+)?+)?+",
+    rf"({_PRICE}),({_PRICE}),({_PRICE}),({_UNIT}),({_PRICE}),({_PRICE})(?:,([1-5]\d|\d)?(?:,.*+)?)?",
     re.ASCII | re.DOTALL,
 ).fullmatch
 _COUNT_ONLY = re.compile(r"0*\d{1,2}", re.ASCII).fullmatch
 _CAREFUL_TIME = re.compile(rf"({DATE})[ T](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{{1,12}}))?)?", re.ASCII).fullmatch
 # A cell and the comma after it; a quote within a quoted cell is doubled.
-_CELL = re.compile(r'\s*(?:"((?:[^"]|"")*+)"\s*|([^",]*+))(?:,|\Z)').match
+_CELL = re.compile(r'\s*(?:"([^"]*+(?:""[^"]*+)*)"\s*|([^",]*+))(?:,|\Z)').match
 
 
 def parse_trade(line: str) -> Trade | Rejection:
