@@ -63,9 +63,8 @@ WAITING = (
 )
 BEGAN = "began"  # the XCom key by which confirm marks that this run repairs the node
 CASE = "case"  # the XCom key of the case
-LEASE_WAIT_S = (
-    60.0  # how long a person's request waits for the lease of another run, such as one that waits in rejoin
-)
+# How long a person's request waits for the lease of another run. It holds a slot of the pool meanwhile.
+LEASE_WAIT_S = 60.0
 REJOIN_LIMIT = timedelta(hours=5)  # more than the limits of the steps in `actions.rejoin` together
 JOIN = TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS
 

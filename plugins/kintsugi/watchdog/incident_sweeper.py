@@ -35,9 +35,8 @@ from kintsugi.recovery.sweep_rules import (
 QUESTION = "recovery.ask_a_human"
 RECENT_RUNS = 100
 HOLDER = "watchdog/sweep"  # of the lease, while the sweep closes an incident
-SWEEPS_S = (
-    60.0  # afterwards the rest waits for the next pass: an Airflow that answers late must not hang the loop
-)
+# Afterwards the rest waits for the next pass: an Airflow that answers late must not make the loop count as hung.
+SWEEPS_S = 60.0
 
 log = logging.getLogger(__name__)
 
