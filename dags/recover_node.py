@@ -24,7 +24,9 @@ RUNBOOK = """
 
 If a run takes more than 30 minutes, a deadline alert goes to the channels tagged `page`.
 
-A run that skips everything after `confirm`: another run holds the node's lease. The log of `confirm` names it.
+If another run holds the node's lease, `confirm` waits for one minute. Then your run fails, and the log of `confirm`
+names that run. Wait for it, or end it, and trigger again. A run of a sweep (`sweep__…`) or of a webhook
+(`honeycomb__…`) skips everything after `confirm` instead.
 """
 
 with DAG(
@@ -33,7 +35,7 @@ with DAG(
     doc_md=RUNBOOK,
     schedule=None,
     catchup=False,
-    max_active_runs=4,
+    max_active_runs=16,  # of people, sweeps and webhooks; the pools bound what acts, a question holds no slot
     is_paused_upon_creation=False,
     tags=["kintsugi", "recovery"],
     deadline=deadline_alert(timedelta(minutes=30)),

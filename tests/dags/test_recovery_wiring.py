@@ -13,8 +13,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from kintsugi.airflow_ext import recovery_task_group
 from kintsugi.airflow_ext.operators.approval import RepairApproval
 from kintsugi.airflow_ext.sensors.node_health import NodeHealthSensor
 from kintsugi.controlplane.airflow_environment import PARALLELISM
@@ -257,16 +258,51 @@ def test_after_a_refusal_nothing_is_touched_until_a_person_has_answered(
     assert {states[name] for name in ("decide", "restart", "plan", "rejoin", "show_plan")} == {"skipped"}
 
 
-def test_who_holds_no_lease_touches_nothing(
-    dag_bag: Any, steps: Recorder, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("by_person", [True, False])
+def test_who_holds_no_lease_touches_nothing_and_a_person_is_told(
+    dag_bag: Any, steps: Recorder, monkeypatch: pytest.MonkeyPatch, by_person: bool
 ) -> None:
-    def held(*_: Any, **__: Any) -> Any:
+    """The guards can't answer a person then, so the run must not look as if all were well."""
+    waits: list[float] = []
+
+    def held(*_: Any, lease_wait_s: float, **__: Any) -> Any:
+        waits.append(lease_wait_s)
         raise LeaseHeld("watch_kafka-1 repairs it")
 
     monkeypatch.setattr(assessment, "confirm_finding", held)
+    monkeypatch.setattr(recovery_task_group, "is_requested_recovery", lambda _: by_person)
+    steps.retries = 1
     states = steps.run(dag_bag)
-    assert steps.acted == []
-    assert set(states.values()) == {"skipped"}
+    assert (steps.acted, waits) == ([], [recovery_task_group.LEASE_WAIT_S if by_person else 0])
+    if by_person:
+        assert (states["confirm"], states["record"]) == ("failed", "failed")
+    else:
+        assert set(states.values()) == {"skipped"}
+
+
+def test_a_person_is_told_who_holds_the_lease(
+    dag_bag: Any, steps: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held(*_: Any, **__: Any) -> Any:
+        raise LeaseHeld("the lease is held by watch_kafka-1/run-1; wait for that run")
+
+    monkeypatch.setattr(assessment, "confirm_finding", held)
+    run = SimpleNamespace(dag_id="recover_node", run_id="manual", triggering_user_name="olga")
+    confirm_task = dag_bag.dags["recover_node"].get_task("recovery.confirm")
+    with pytest.raises(AirflowFailException, match="watch_kafka-1/run-1"):
+        confirm_task.python_callable(
+            "kafka-1", None, "auto", "True", dag_run=run, ti=SimpleNamespace(xcom_push=lambda **_: None)
+        )
+
+
+def test_the_pools_bound_what_many_runs_do_at_once(dag_bag: Any) -> None:
+    """So that the limit of runs only counts those that wait, such as for an answer."""
+    free = {
+        task.task_id.partition(".")[2]
+        for task in dag_bag.dags["recover_node"].tasks
+        if task.pool not in POOLS
+    }
+    assert free == {"archive_logs", "ask_a_human"}
 
 
 def test_a_repair_that_could_not_even_be_begun_is_no_success(

@@ -46,7 +46,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from kintsugi.airflow_ext.operators.approval import RepairApproval
 from kintsugi.airflow_ext.operators.incident_link import IncidentLink
 from kintsugi.airflow_ext.triggers.node_health_listener import finding_of
-from kintsugi.core.dag_ids import holder_of
+from kintsugi.core.dag_ids import holder_of, is_requested_recovery
 from kintsugi.core.errors import GuardRefused, LeaseHeld, NodeReturned, PermanentStepError
 from kintsugi.operations.approval_answers import LOOK_AGAIN
 from kintsugi.recovery.guard_model import APPROVE, DECLINE
@@ -63,6 +63,8 @@ WAITING = (
 )
 BEGAN = "began"  # the XCom key by which confirm marks that this run repairs the node
 CASE = "case"  # the XCom key of the case
+# How long a person's request waits for the lease of another run. It holds a slot of the pool meanwhile.
+LEASE_WAIT_S = 60.0
 REJOIN_LIMIT = timedelta(hours=5)  # more than the limits of the steps in `actions.rejoin` together
 JOIN = TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS
 
@@ -113,10 +115,14 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
 
     Goes on, closes without action, or asks a person; the reason is in the journal. Both steps are one task, because it
     takes longer from one task to the next than either step.
+
+    While another run holds the node's lease: the request of a person waits for LEASE_WAIT_S, then fails and names that
+    run. Any other run is skipped, because the node is recovered already.
     """
     from kintsugi.recovery import assessment, guard_evaluation  # parse time
 
     run = context["dag_run"]
+    by_person = is_requested_recovery(run)
     context["ti"].xcom_push(key=BEGAN, value=True)
     try:
         ref = assessment.confirm_finding(
@@ -127,8 +133,13 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
             requested=action,
             dry_run=dry_run == "True",
             started_by=getattr(run, "triggering_user_name", None),
+            lease_wait_s=LEASE_WAIT_S if by_person else 0.0,
         )
     except LeaseHeld as error:
+        if by_person:
+            raise AirflowFailException(
+                f"nothing was done, and the guards were not asked: {error}; then trigger {run.dag_id} again"
+            ) from error
         context["ti"].xcom_push(key=BEGAN, value=False)
         raise AirflowSkipException(str(error)) from error
     context["ti"].xcom_push(key=CASE, value=ref.to_xcom())

@@ -92,8 +92,8 @@ def pull_plug(context: Context, name: str, *, run: str, lose_volume: bool) -> st
 
 def incident_since(context: Context, name: str, since: datetime) -> Incident | None:
     """The newest incident of the node that was detected after ``since`` (with one second of tolerance for clocks)."""
-    for incident in context.store.read_incidents(50):
-        if incident.node == name and incident.detected_at >= since - timedelta(seconds=1):
+    for incident in context.store.read_incidents(node=name):
+        if incident.detected_at >= since - timedelta(seconds=1):
             return incident
     return None
 

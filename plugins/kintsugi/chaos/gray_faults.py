@@ -175,7 +175,7 @@ def _kill_postgres_in_apply(context: Context, names: Sequence[str]) -> None:
     on_each(power_off)(context, names)
 
     def is_applying() -> bool:
-        since = [one for one in context.store.read_incidents(10, open_only=True) if one.node in names]
+        since = [one for one in context.store.read_incidents(None, open_only=True) if one.node in names]
         return any(entry.step == "provision" and entry.at >= began for one in since for entry in one.entries)
 
     if not wait_until(is_applying, APPLY_DEADLINE_S, pause=_LOOK_EVERY_S):

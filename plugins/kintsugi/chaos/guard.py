@@ -43,7 +43,6 @@ from kintsugi.releases.rollout_claim import ROLL_OUT
 from kintsugi.releases.steady_state import observe_fleet
 
 LOOK_EVERY_S = 3.0
-RECENT_INCIDENTS = 200
 GRACE_S = 20.0  # a shorter silence is a pause
 
 
@@ -191,7 +190,7 @@ def ledger_of(context: Context, node: Node) -> RepairBudget:
     hour_ago = datetime.now(UTC) - timedelta(hours=1)
     repaired = [
         one.node
-        for one in context.store.read_incidents(RECENT_INCIDENTS)
+        for one in context.store.read_current_incidents(hour_ago)
         for entry in one.entries
         if entry.kind == ATTEMPT and entry.at > hour_ago
     ]
@@ -241,7 +240,9 @@ class Bystanders:
         try:
             switch.check_not_stopped(self.context.store)
             incidents = [
-                one for one in self.context.store.read_incidents(40) if one.detected_at >= self.since
+                one
+                for one in self.context.store.read_current_incidents(self.since)
+                if one.detected_at >= self.since
             ]
         except StoreUnavailable:
             return  # Postgres may be the victim

@@ -132,14 +132,46 @@ class Incidents(Database):
 
     @retry_if_lost
     def read_incidents(
-        self, limit: int = 50, *, node: str | None = None, open_only: bool = False
+        self, limit: int | None = 50, *, node: str | None = None, open_only: bool = False
     ) -> list[Incident]:
-        """Return the newest incidents (of ``node``, or of all), newest first, with their journals."""
+        """Return the newest incidents (of ``node``, or of all), newest first, with their journals.
+
+        ``limit``: how many at most; None for every one. At most one incident of a node is open.
+        """
         with self.transaction() as connection:
             rows = connection.execute(
                 "SELECT * FROM incident WHERE (%(node)s::text IS NULL OR node = %(node)s)"
                 " AND (NOT %(open)s OR closed_at IS NULL) ORDER BY opened_at DESC LIMIT %(limit)s",
                 {"node": node, "open": open_only, "limit": limit},
+            ).fetchall()
+            return load_incidents(connection, rows)
+
+    @retry_if_lost
+    def read_current_incidents(self, since: datetime, *, newest: int = 0) -> list[Incident]:
+        """Return every incident that is open or was closed at ``since`` (UTC) or later, newest first, with its journal.
+
+        ``newest``: so many of the newest incidents are among them in any case.
+        """
+        with self.transaction() as connection:
+            rows = connection.execute(
+                "SELECT * FROM incident WHERE closed_at IS NULL OR closed_at >= %(since)s OR id IN"
+                " (SELECT id FROM incident ORDER BY opened_at DESC LIMIT %(newest)s)"
+                " ORDER BY opened_at DESC",
+                {"since": since, "newest": newest},
+            ).fetchall()
+            return load_incidents(connection, rows)
+
+    @retry_if_lost
+    def read_failures_between(self, start: datetime, end: datetime, *, role: Role) -> list[Incident]:
+        """Return every incident of ``role`` whose first failed probe was between ``start`` and ``end`` (UTC).
+
+        Both ends are exclusive. Newest first, with their journals.
+        """
+        with self.transaction() as connection:
+            rows = connection.execute(
+                "SELECT * FROM incident WHERE role = %(role)s AND first_failed_at > %(start)s"
+                " AND first_failed_at < %(end)s ORDER BY opened_at DESC",
+                {"role": role.value, "start": start, "end": end},
             ).fetchall()
             return load_incidents(connection, rows)
 
@@ -160,6 +192,6 @@ class Incidents(Database):
         return {row["node"]: row["since"] for row in rows}
 
     def forget_pending(self, nodes: Iterable[str]) -> None:
-        """Remove the pending data repairs of these nodes: their cluster was recreated and is empty."""
+        """Remove the pending data repairs of these nodes: their cluster was recreated, or they left it."""
         with self.transaction() as connection:
             connection.execute("DELETE FROM pending_repair WHERE node = ANY(%s)", (list(nodes),))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from kintsugi.core.dag_ids import RECOVERY_DAG
 from kintsugi.core.errors import KintsugiError
 from kintsugi.db.database import StoreUnavailable
 from kintsugi.db.ingest_ledger import IngestLedger
@@ -21,7 +22,6 @@ from kintsugi.telemetry.ingest_trace import ingest_trace
 from kintsugi.telemetry.markers import Marker, load_markers
 from kintsugi.telemetry.trace import Span, export_trace
 
-RECOVERY_DAG = "recover_node"
 REPLAY_DAG = "replay_trades"
 
 log = logging.getLogger(__name__)

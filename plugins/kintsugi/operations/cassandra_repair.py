@@ -86,7 +86,7 @@ def await_replicas(fleet: Fleet) -> None:
 
 def _reason_to_postpone(context: Context) -> str | None:
     """Return why no data repair should start now: it would disturb a recovery or a roll-out, or be ended by it."""
-    for incident in context.store.read_incidents(open_only=True):
+    for incident in context.store.read_incidents(None, open_only=True):
         if incident.role is Role.CASSANDRA:
             return f"{incident.node} is being recovered ({incident.id})"
     for deployment in context.store.read_deployments():

@@ -23,9 +23,9 @@ def manual_mode(context: Context, airflow: Airflow, name: str, *, holder: str, r
     1. The node's watch is paused. Its trigger still fires, but no task of the run starts, so it takes no processor
        time from the manual work.
     2. The lease is held. When the watch continues, its run ends at `confirm` (LeaseHeld: skipped), before an incident
-       is opened or a guard evaluated. A `recover_node` that is started meanwhile ends the same way. The lease is
-       released when the watch observes the node again. From then on the node is recovered as usual, also after a
-       failed manual start.
+       is opened or a guard evaluated. A `recover_node` that a person starts meanwhile fails there and names the
+       holder. The lease is released when the watch observes the node again. From then on the node is recovered as
+       usual, also after a failed manual start.
     3. A maintenance flag tells the pages and the dead man's switch that a person is at work. The guards don't see it.
 
     Lease and flag expire after LIMIT_S. A killed run also leaves the watch paused, which the dead man's switch then

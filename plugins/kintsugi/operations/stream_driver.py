@@ -72,7 +72,7 @@ def restart_if_desired(context: Context) -> str:
 def _under_repair(context: Context) -> list[str]:
     """Return the nodes whose recovery makes progress: a journal entry was written in the last MOVES_S seconds."""
     since = datetime.now(UTC) - timedelta(seconds=MOVES_S)
-    incidents = context.store.read_incidents(50, open_only=True)
+    incidents = context.store.read_incidents(None, open_only=True)
     return sorted(one.node for one in incidents if one.last_word > since)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from kintsugi.core.errors import LeaseHeld
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.incident import Action, Incident, JournalEntry
 from kintsugi.core.observation import Observation, ProbeResult, Symptom
@@ -19,9 +21,13 @@ from kintsugi.recovery import data_loss
 from kintsugi.recovery.diagnosis import FailureMode, diagnose_node
 from kintsugi.recovery.fact_gathering import is_running
 
+if TYPE_CHECKING:
+    from kintsugi.db.leases import Lease
+    from kintsugi.db.store import Store
+
 # An injected fault counts as the cause of a failure that is noticed within this time after it.
 FAULT_WINDOW = timedelta(minutes=2)
-
+LEASE_POLL_S = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -93,18 +99,21 @@ def confirm_finding(
     requested: str,
     dry_run: bool,
     started_by: str | None = None,
+    lease_wait_s: float = 0.0,
 ) -> RecoveryRef:
     """Take the lease, open or continue the incident, observe the node, and write the failure mode into the journal.
 
     ``started_by``: who started a recovery that no watch did; the journal names them.
 
+    ``lease_wait_s``: how long to wait for the lease of another run, in seconds.
+
     Raises LeaseHeld if another run is recovering this node.
     """
     server = context.fleet.node(node)
+    lease = _await_lease(context.store, node, holder, lease_wait_s)
     now = datetime.now(UTC)
     first_failed = datetime.fromisoformat(finding["first_failed_at"]) if finding else now
     detected = datetime.fromisoformat(finding["detected_at"]) if finding else now
-    lease = context.store.acquire_lease(node, holder, LEASE_S, fresh_token=True)
     fault = context.store.last_fault(node, detected, after=first_failed - FAULT_WINDOW) if finding else None
     incident = context.store.open_incident(
         node,
@@ -135,6 +144,18 @@ def confirm_finding(
         if server.role is Role.CASSANDRA and seen.service is ProbeResult.OK and not dry_run:
             data_loss.record_left_out(context, incident, step)
     return ref
+
+
+def _await_lease(store: Store, node: str, holder: str, wait_s: float) -> Lease:
+    """Take the lease, for which it waits up to ``wait_s`` seconds; raises the last LeaseHeld."""
+    until = time.monotonic() + wait_s
+    while True:
+        try:
+            return store.acquire_lease(node, holder, LEASE_S, fresh_token=True)
+        except LeaseHeld:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(LEASE_POLL_S)
 
 
 def observe_node(context: Context, node: Node) -> Observation:

@@ -6,7 +6,6 @@ crash. If only one node lost its last writes, two other replicas still hold them
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from kintsugi.core.errors import StepFailed
@@ -34,7 +33,7 @@ def possible_data_loss(context: Context, ref: RecoveryRef, step: FencedStep) -> 
     """
     incident = context.store.read_incident(ref.incident)
     record_left_out(context, incident, step)
-    if _another_crashed_too(incident, context.store.read_incidents()):
+    if _another_crashed_too(context, incident):
         # Recorded now, because this run may not be able to repair: the other node may be down.
         context.store.expect_repair(incident.id, step.token)
     return (
@@ -44,14 +43,13 @@ def possible_data_loss(context: Context, ref: RecoveryRef, step: FencedStep) -> 
     )
 
 
-def _another_crashed_too(incident: Incident, latest: Sequence[Incident]) -> bool:
-    """Whether another Cassandra node failed at the same time."""
-    return any(
-        other.role is Role.CASSANDRA
-        and other.node != incident.node
-        and abs(other.first_failed_at - incident.first_failed_at) < TOGETHER
-        for other in latest
+def _another_crashed_too(context: Context, incident: Incident) -> bool:
+    """Whether another Cassandra node failed at the same time, however many incidents followed."""
+    failed_at = incident.first_failed_at
+    failures = context.store.read_failures_between(
+        failed_at - TOGETHER, failed_at + TOGETHER, role=Role.CASSANDRA
     )
+    return any(other.node != incident.node for other in failures)
 
 
 def record_left_out(context: Context, incident: Incident, step: FencedStep) -> None:

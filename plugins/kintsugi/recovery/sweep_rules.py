@@ -9,6 +9,7 @@ a node that serves and closes the incident; a node that does not serve is recove
 2. The nth sweep of an incident waits another 2^(n-1) minutes, at most LONGEST, because a sweep that failed would
    probably fail again at once.
 3. An incident that still stays open causes a page (`kintsugi.notify.paging_rules`).
+4. A node that has left the fleet can't be recovered. Its abandoned incident is closed as refused, without a sweep.
 
 A question to a person is no longer needed if
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime, timedelta
 
+from kintsugi.core.dag_ids import SWEEP_RUN
 from kintsugi.core.incident import Action, Incident
 from kintsugi.recovery.assessment import ConfirmedFinding, latest_entry
 from kintsugi.recovery.diagnosis import FailureMode
@@ -31,7 +33,7 @@ QUIET = timedelta(seconds=45)
 LONGEST = timedelta(minutes=30)
 STEADY = 3
 ASKED_FOR = timedelta(hours=1)  # a question lasts 30 minutes, see `subgraph.APPROVAL_WAIT`
-RUN_PREFIX = "sweep__"
+RUN_PREFIX = SWEEP_RUN
 
 
 def is_abandoned(

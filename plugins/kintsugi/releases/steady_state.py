@@ -54,7 +54,7 @@ def observe_fleet(context: Context, *, but: Iterable[str] = ()) -> Steady:
     left_out = set(but)
     store = context.store
     lacks = asyncio.run(_readiness_gaps(context, left_out))
-    incidents = [i for i in store.read_incidents(50, open_only=True) if i.node not in left_out]
+    incidents = [i for i in store.read_incidents(None, open_only=True) if i.node not in left_out]
     others = [f"incident {incident.id} is open" for incident in incidents]
     others += [f"the data repair of {node} is not finished" for node in store.pending_repairs()]
     return Steady({node: what for node, what in lacks.items() if what is not None}, tuple(others))

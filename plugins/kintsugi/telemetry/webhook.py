@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.connections import read_connection, store_dsn
+from kintsugi.core.dag_ids import WEBHOOK_RUN
 from kintsugi.core.errors import InputError
 from kintsugi.core.fleet import Fleet
 from kintsugi.core.settings import load_settings
@@ -77,7 +78,7 @@ class RequestLimit:
 
 def recovery_run(delivery: str, node: str) -> str:
     """The id of the run of ``recover_node`` for a delivery."""
-    return f"honeycomb__{delivery}__{node}"
+    return f"{WEBHOOK_RUN}{delivery}__{node}"
 
 
 def decide_reply(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from kintsugi.core.settings import Settings
@@ -18,6 +18,7 @@ from kintsugi.telemetry.backend import load_backend
 from kintsugi.telemetry.markers import load_markers
 
 RECENT_INCIDENTS = 100
+CLOSED_RECENTLY = timedelta(hours=1)  # an old incident that ends now is among the newest no more
 RECOLLECT_S = 15.0
 INIT_LOG_TAIL = 64 * 1024  # bytes; an exit and a start take about 400
 
@@ -40,7 +41,7 @@ class MessageCollection:
         current = (self._marks(), int(now.timestamp() // RECOLLECT_S))
         if current == self._collected:
             return
-        incidents = self.store.read_incidents(RECENT_INCIDENTS)
+        incidents = self.store.read_current_incidents(now - CLOSED_RECENTLY, newest=RECENT_INCIDENTS)
         faults = self.store.read_faults()
         items = collector.page_items(incidents, now, exits=service_exits(self.settings), faults=faults)
         if load_backend():

@@ -26,7 +26,6 @@ from kintsugi.notify.dead_mans_switch import (
 )
 from kintsugi.notify.dispatcher import NoRecipient, notify_people
 from kintsugi.notify.paging_rules import Page
-from kintsugi.watchdog.message_collection import RECENT_INCIDENTS
 
 log = logging.getLogger(__name__)
 
@@ -92,11 +91,10 @@ class WatchCheck:
 
     def _just_repaired(self, now: datetime) -> set[str]:
         """Nodes whose repair has just ended: their watch is about to start again."""
-        recent = self.store.read_incidents(RECENT_INCIDENTS)
         return {
             incident.node
-            for incident in recent
-            if incident.closed_at is not None and now - incident.closed_at < UNHEALTHY
+            for incident in self.store.read_current_incidents(now - UNHEALTHY)
+            if incident.closed_at is not None
         }
 
     def _paused(self, beats: Mapping[str, datetime]) -> set[str]:

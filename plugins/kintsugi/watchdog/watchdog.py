@@ -106,7 +106,9 @@ class Watchdog:
         stream = StreamCheck(self.settings, self.store, StreamRecord(self.dsn), self.outbox)
         intake = IntakeCheck(self.settings, self.airflow, self.outbox)
         watches = WatchCheck(self.settings, self.airflow, self.store, self.heartbeats, self.outbox)
-        sweeper = IncidentSweeper(self.store, self.airflow, self._is_responding)
+        sweeper = IncidentSweeper(
+            self.store, self.airflow, self._is_responding, lambda: self.settings.fleet.nodes
+        )
         tasks = [
             PeriodicTask("new messages", 2.0, collection.collect_messages),
             PeriodicTask("pages", 2.0, lambda: self._deliver(MessageKind.PAGE, MessageKind.DIGEST)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -22,6 +22,36 @@ def test_a_second_recoverer_continues_the_open_incident(store: Store) -> None:
     assert continued.id == incident.id
     assert continued.holder == "run-2"
     assert len(store.read_incidents()) == 1
+
+
+def test_all_open_incidents_are_read_and_those_that_ended_lately(store: Store) -> None:
+    old, token = opened(store, "cassandra-1")
+    ended, ended_token = opened(store, "cassandra-2")
+    newest = [opened(store, f"kafka-{number}")[0] for number in (1, 2)]
+    store.close_incident(ended.id, ended_token, Outcome.HEALED, "it serves")
+    closed_at = store.read_incident(ended.id).closed_at
+    assert closed_at is not None
+    everyone = [one.id for one in (*reversed(newest), ended, old)]
+    assert [one.id for one in store.read_incidents(None)] == everyone
+    assert [one.id for one in store.read_current_incidents(closed_at)] == everyone
+    later = closed_at + timedelta(seconds=1)
+    assert [one.id for one in store.read_current_incidents(later)] == [*everyone[:2], old.id]
+    store.close_incident(old.id, token, Outcome.HEALED, "it serves")
+    later = NOW + timedelta(hours=1)
+    assert [one.id for one in store.read_current_incidents(later)] == everyone[:2]
+    assert [one.id for one in store.read_current_incidents(later, newest=3)] == everyone[:3]
+
+
+def test_failures_at_one_time_are_found_by_role_however_many_followed(store: Store) -> None:
+    failed, _ = opened(store, "cassandra-1")
+    opened(store, "kafka-1")
+    at, second = failed.first_failed_at, timedelta(seconds=1)
+
+    def found(start: datetime, end: datetime) -> list[str]:
+        return [one.id for one in store.read_failures_between(start, end, role=Role.CASSANDRA)]
+
+    assert found(at - second, at + second) == [failed.id]
+    assert found(at, at + second) == found(at - second, at) == []
 
 
 def test_a_closed_incident_is_not_continued(store: Store) -> None:

@@ -15,6 +15,8 @@ from kintsugi.chaos.guard import Aborted
 from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.core.errors import GuardRefused
 from kintsugi.core.fleet import load_fleet
+from tests.fixtures_incident_table import IncidentTable
+from tests.fixtures_incidents import T0, healed
 
 DUE = datetime(2026, 8, 4, 6, 0, tzinfo=UTC)
 
@@ -68,6 +70,14 @@ def test_the_guards_are_asked_right_before_the_plug_is_pulled(monkeypatch: pytes
     monkeypatch.setattr(guard, "check_guards", lambda *_: None)
     experiment.break_server(context, "kafka-2", run="r", lose_volume=False)
     assert said[1:] == ["kafka-2"]
+
+
+def test_the_incident_of_the_fault_is_found_behind_many_others() -> None:
+    others = [healed("kafka-3", later=60)] * 60
+    context: Any = SimpleNamespace(store=IncidentTable([*others, healed("kafka-2")]))
+    found = experiment.incident_since(context, "kafka-2", T0)
+    assert found is not None
+    assert found.node == "kafka-2"
 
 
 # --- giving up --------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from kintsugi.db.flags import Desired
 from kintsugi.db.store import StoreUnavailable
 from kintsugi.recovery.guard_model import CassandraFacts, Guard, GuardFacts, Limits
 from tests.fixtures_guard_facts import UNUSED_BUDGET, cassandra_facts, kafka_facts
+from tests.fixtures_incident_table import IncidentTable
 from tests.fixtures_incidents import T0, healed
 
 FLEET = load_fleet()
@@ -132,10 +133,13 @@ class Store:
     def pending_repairs(self) -> dict[str, datetime]:
         return self.pending
 
-    def read_incidents(self, limit: int = 50, **_: Any) -> list[Any]:
+    def read_current_incidents(self, since: datetime) -> list[Any]:
         if self.away:
             raise StoreUnavailable("connection refused")
-        return self.found
+        return IncidentTable(self.found).read_current_incidents(since)
+
+    def read_incidents(self, limit: int) -> list[Any]:
+        return IncidentTable(self.found).read_incidents(limit)
 
 
 @pytest.fixture
@@ -186,6 +190,13 @@ def test_repairs_of_the_last_hour_count_against_the_budget(context: Any) -> None
     assert (ledger.repairs_of_node, ledger.repairs_of_fleet) == (1, 1)
 
 
+def test_repairs_count_however_many_incidents_followed(context: Any) -> None:
+    since = (datetime.now(UTC) - T0).total_seconds()
+    newer = [healed("kafka-3", since - 60, entries=())] * 250
+    context.store.found = [*newer, healed("kafka-2", since - 600)]
+    assert guard.ledger_of(context, FLEET.node("kafka-2")).repairs_of_fleet == 1
+
+
 # --- the switch -------------------------------------------------------------------------------------------
 
 
@@ -227,6 +238,13 @@ def test_an_act_on_a_bystander_ends_the_fault_and_one_on_the_victim_does_not(bys
     store.found = [healed("kafka-1"), healed("kafka-3", later=-3600)]
     bystanders.check()
     store.found.append(healed("kafka-3"))
+    with pytest.raises(Aborted, match="kafka-3"):
+        bystanders.check()
+
+
+def test_an_act_on_a_bystander_is_seen_behind_many_newer_incidents(bystanders: Bystanders) -> None:
+    store: Any = bystanders.context.store
+    store.found = [*[healed("kafka-1", later=60)] * 50, healed("kafka-3")]
     with pytest.raises(Aborted, match="kafka-3"):
         bystanders.check()
 

@@ -62,8 +62,8 @@ class Doors:
     def end_comparison(self, number: int, differed: int | None = None, *, failure: str | None = None) -> None:
         self.record.append((number, differed, failure))
 
-    def read_incidents(self, *, open_only: bool) -> list[Any]:
-        assert open_only
+    def read_incidents(self, limit: int | None = 50, *, open_only: bool) -> list[Any]:
+        assert (limit, open_only) == (None, True)
         return self.opened
 
     def read_deployments(self) -> list[Any]:

@@ -35,7 +35,8 @@ class Doors:
     def read_desired(self, key: str) -> Desired | None:
         return None if self._wanted is None else Desired(key, self._wanted, 1)
 
-    def read_incidents(self, limit: int, *, open_only: bool) -> list[Any]:
+    def read_incidents(self, limit: int | None, *, open_only: bool) -> list[Any]:
+        assert (limit, open_only) == (None, True)
         return self._incidents
 
     def _control(self, context: Any, verb: str) -> str:

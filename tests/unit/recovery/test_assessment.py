@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kintsugi.core.errors import LeaseHeld
 from kintsugi.core.fleet import load_fleet
 from kintsugi.core.observation import ProbeResult
 from kintsugi.recovery import assessment
@@ -36,6 +37,40 @@ class Doors:
     @contextmanager
     def step(self, *_: Any) -> Iterator[Any]:
         yield SimpleNamespace(note=lambda message, **data: self.said.append((message, data)))
+
+
+def confirm(context: Doors, **changes: Any) -> Any:
+    arguments = {"node": "kafka-1", "holder": "recover_node/manual", "finding": None, "requested": "auto"}
+    return assessment.confirm_finding(context, **arguments | {"dry_run": False} | changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Doors:
+    """A node whose lease is given back 10 s from now; nobody sleeps."""
+    context, clock = Doors(), [100.0]
+
+    def acquire(*_: Any, **__: Any) -> Any:
+        if clock[0] < 110:
+            raise LeaseHeld("held by watch_kafka-1/run-1")
+        return SimpleNamespace(token=1)
+
+    context.store.acquire_lease = acquire
+    monkeypatch.setattr(assessment.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(assessment.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    monkeypatch.setattr(assessment, "observe_node", lambda *_: SimpleNamespace(service=ProbeResult.OK))
+    monkeypatch.setattr(assessment, "replace", lambda seen, **_: seen)
+    monkeypatch.setattr(assessment, "write_failure_mode", lambda *_, **__: None)
+    return context
+
+
+def test_a_lease_that_is_given_back_in_time_is_waited_for(held: Doors) -> None:
+    assert confirm(held, lease_wait_s=60).incident == "i-1"
+
+
+@pytest.mark.parametrize("wait", [{"lease_wait_s": 5}, {}])
+def test_the_wait_for_a_lease_is_bounded(held: Doors, wait: dict[str, float]) -> None:
+    with pytest.raises(LeaseHeld):
+        confirm(held, **wait)
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,14 @@ from kintsugi.core.incident import Action
 from kintsugi.operations.context import RecoveryRef
 from kintsugi.probes.service_log import written_since
 from kintsugi.recovery.data_loss import LEFT_OUT, possible_data_loss, record_left_out
+from tests.fixtures_incident_table import IncidentTable
 
 CASE = RecoveryRef("i-1", "cassandra-1", "watch_cassandra-1/run-7")
 MINUTE = timedelta(minutes=1)
+NEWER = tuple((f"kafka-{number}", Role.KAFKA, 20.0) for number in range(60))
 
 
-class Doors:
+class Doors(IncidentTable):
     """One incident of cassandra-1, others beside it, and the node's log; ``expected``: repairs put on record."""
 
     def __init__(
@@ -45,13 +47,11 @@ class Doors:
             SimpleNamespace(node=node, role=role, first_failed_at=failed + timedelta(seconds=later))
             for node, role, later in others
         ]
+        super().__init__([*self.others, self.own])
         self.store, self.token, self.note, self.said = self, 7, self.notes.append, self.said_since
 
     def read_incident(self, _: str) -> Any:
         return self.own
-
-    def read_incidents(self) -> list[Any]:
-        return [*self.others, self.own]
 
     def pending_repairs(self) -> list[str]:
         return self.pending
@@ -82,6 +82,8 @@ class Doors:
         (True, Doors(pending=("cassandra-1",))),  # an earlier repair wasn't finished
         (True, Doors(others=(("cassandra-2", Role.CASSANDRA, -4),))),  # a row may be on the third alone
         (True, Doors(others=(("cassandra-2", Role.CASSANDRA, 4),))),
+        (True, Doors(others=(*NEWER, ("cassandra-2", Role.CASSANDRA, 4)))),  # behind those of a large outage
+        (False, Doors(others=(("cassandra-2", Role.CASSANDRA, 30),))),
         (False, Doors(others=(("cassandra-2", Role.CASSANDRA, -600),))),
         (False, Doors(others=(("kafka-2", Role.KAFKA, 0),))),
         (False, Doors(others=(("cassandra-1", Role.CASSANDRA, 0),))),  # its own, from before
