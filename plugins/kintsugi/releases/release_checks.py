@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from kintsugi.core.cassandra_racks import zone_conflict
 from kintsugi.core.errors import GuardRefused, StepFailed
 from kintsugi.core.fleet import Fleet, load_fleet
+from kintsugi.core.membership import read_membership, write_membership
 from kintsugi.infra.ansible import Ansible, Checked
 from kintsugi.operations import stream_driver
 from kintsugi.operations.context import Context
@@ -28,15 +29,23 @@ def check_fit(context: Context, release: Release) -> None:
 
 
 def _check_nodes(current: Fleet, declared: Fleet) -> None:
-    def identities(fleet: Fleet) -> set[tuple[str, str, str]]:
-        return {(node.name, node.role.value, node.address) for node in fleet}
+    def identities(fleet: Fleet) -> set[tuple[str, str, str, int]]:
+        return {(node.name, node.role.value, node.address, node.ssh_port) for node in fleet}
 
-    odd = sorted({name for name, _, _ in identities(current) ^ identities(declared)})
+    odd = sorted({name for name, *_ in identities(current) ^ identities(declared)})
     if odd:
         raise GuardRefused(
             f"the fleet file of the release and the current fleet differ in {', '.join(odd)}; "
             "a roll-out does not create, move or remove nodes. `make scale-fleet` does"
         )
+
+
+def record_zones(context: Context, release: Release) -> None:
+    """Record the zones of a release that every node runs: from then on they are in force."""
+    control = context.settings.control
+    if (membership := read_membership(control)) is not None:
+        zones = {node.name: node.zone for node in load_fleet(release.fleet_file)}
+        write_membership(control, membership.with_zones(zones))
 
 
 def check_rendering(context: Context, release: Release, nodes: Sequence[str]) -> Checked:

@@ -219,6 +219,7 @@ def bake_release(context: Context, deployment_id: str, seconds: float) -> str:
         node_update.mark_failed(context, deployment, sick)
         node_update.break_deployment(context, deployment, str(error))
         raise
+    release_checks.record_zones(context, assignment.open_release(context, deployment.digest))
     context.store.mark_known_good(deployment.digest)
     sentence = f"all nodes held the steady state for {seconds:.0f} s; {carried}"
     context.store.note_deployment(deployment_id, sentence)
