@@ -30,8 +30,8 @@ class Membership:
 
     The other fields say what is left to do after a node has come or gone, and what the clusters don't show:
     ``cleanup``, the Cassandra nodes that still hold rows which moved to a new one; ``unwatched``, the new members whose
-    watch is not started; ``spread``, whether a new broker should get replicas; ``settle``, whether the members' files
-    are of an earlier fleet.
+    watch is not started; ``spread``, whether a broker should get replicas, a new one or one that stays after all;
+    ``settle``, whether the members' files are of an earlier fleet.
     """
 
     members: Mapping[str, Node]
@@ -65,8 +65,10 @@ class Membership:
 
     def without(self, name: str) -> Membership:
         """Return the record without this node."""
+        broker = name in self.members and self.members[name].role is Role.KAFKA
         return replace(
             self,
+            spread=self.spread and not broker,  # a broker is stopped only when it has no replica left
             members=_without(self.members, name),
             joining=_without(self.joining, name),
             cleanup=_others(self.cleanup, name),
@@ -79,10 +81,15 @@ class Membership:
         return replace(self, unwatched=_others(self.unwatched, name))
 
     def without_watch(self, name: str) -> Membership:
-        """Return the record with the watch of this node, if it is a member, as one to start."""
-        if name not in self.members or name in self.unwatched:
+        """Return the record with the watch of this node, if it is a member, as one to start.
+
+        It is about to be stopped. A broker has no replicas then, so it needs some if its removal is taken back.
+        """
+        if name not in self.members:
             return self
-        return replace(self, unwatched=(*self.unwatched, name))
+        broker = self.members[name].role is Role.KAFKA
+        unwatched = (*_others(self.unwatched, name), name)
+        return replace(self, unwatched=unwatched, spread=self.spread or broker)
 
     def with_zones(self, zones: Mapping[str, str | None]) -> Membership:
         """Return the record with these zones of members, by name: those of a release that was rolled out."""

@@ -86,6 +86,13 @@ def test_what_is_left_to_do_follows_from_the_role(settings: Settings) -> None:
     assert "kafka-4" not in gone.members
 
 
+def test_a_broker_that_stays_after_all_gets_replicas_again(settings: Settings) -> None:
+    leaving = Membership(settings.declared_fleet.nodes).without_watch("kafka-3")
+    assert leaving.spread
+    assert not leaving.without("kafka-3").spread
+    assert not Membership(settings.declared_fleet.nodes).without_watch("cassandra-3").spread
+
+
 def test_the_record_is_read_as_it_was_written(settings: Settings) -> None:
     node = Node("cassandra-4", Role.CASSANDRA, "127.34.2.4", 2222, zone="a")
     written = Membership(settings.declared_fleet.nodes).with_joining(node).with_member(node)
