@@ -1,6 +1,7 @@
 """Decide whether nodes may be added or removed now.
 
-It is asked before anything is touched, and again before each node is added or removed. The reasons to refuse:
+It is asked before anything is touched, and again before each node is added, removed or cleaned up, before replicas
+move, and before the members' files are written: the fleet file may have been edited again. The reasons to refuse:
 
 1. the fleet file itself (`plan`), or a role that would be too small for its data;
 2. the file systems of the remaining volumes have not enough space for what moves to them;
@@ -49,12 +50,10 @@ log = logging.getLogger(__name__)
 def refusal_reasons(context: Context, holder: str) -> list[str]:
     """Return every reason against the change of the fleet now, one sentence each (takes about 10 s)."""
     plan = read_plan(context)
-    declared = context.settings.declared_fleet
-    reasons = plan_violations(declared, required_membership(context), plan)
+    reasons = _file_reasons(context, plan)
     if reasons or not plan:
         return reasons
-    reasons += size_violations(plan, declared, asyncio.run(replication_of(context)))
-    reasons += space_reasons(context, plan)
+    reasons += [*_size_reasons(context, plan)[0], *space_reasons(context, plan)]
     return list(dict.fromkeys([*reasons, *passing_reasons(context, holder, plan)]))
 
 
@@ -85,14 +84,38 @@ def _watch_reasons(context: Context, unwatched: Collection[str]) -> list[str]:
     )
 
 
-def await_permission(context: Context, holder: str, plan: ScalingPlan) -> None:
-    """Wait up to WAIT_S until nothing is against the next change. Raises GuardRefused with every reason."""
+def await_permission(context: Context, holder: str) -> ScalingPlan:
+    """Wait up to WAIT_S until nothing is against the next change; returns the plan that may be carried out.
+
+    Raises GuardRefused with every reason, at once for what the fleet file itself gives: that doesn't pass.
+    """
     ends = time.monotonic() + WAIT_S
-    while reasons := passing_reasons(context, holder, plan):
+    while True:
+        plan = read_plan(context)
+        sizes, known = _size_reasons(context, plan)
+        if lasting := [*_file_reasons(context, plan), *(sizes if known else [])]:
+            raise GuardRefused(f"The change is stopped: {' '.join(lasting)}")
+        reasons = [*sizes, *space_reasons(context, plan), *passing_reasons(context, holder, plan)]
+        if not reasons:
+            return plan
         log.info("waiting: %s", " ".join(reasons))
         if time.monotonic() > ends:
             raise GuardRefused(f"The change is stopped: {' '.join(reasons)}")
         time.sleep(POLL_S)
+
+
+def _file_reasons(context: Context, plan: ScalingPlan) -> list[str]:
+    return plan_violations(context.settings.declared_fleet, required_membership(context), plan)
+
+
+def _size_reasons(context: Context, plan: ScalingPlan) -> tuple[list[str], bool]:
+    """Return the roles that would be too small, and whether that is known: it is not if nobody answers just now."""
+    if not plan.remove:
+        return [], True
+    replication = asyncio.run(replication_of(context))
+    return size_violations(
+        plan, context.settings.declared_fleet, replication
+    ), None not in replication.values()
 
 
 async def replication_of(context: Context) -> dict[Role, int | None]:

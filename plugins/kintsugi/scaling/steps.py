@@ -110,9 +110,10 @@ def _change_each(
     """
     changed = []
     with hold_fleet(context, holder):
-        while waiting := due(read_plan(context)):
+        while due(read_plan(context)):
             context = fresh(context)
-            permission.await_permission(context, holder, read_plan(context))
+            if not (waiting := due(permission.await_permission(context, holder))):
+                break  # the fleet file was edited meanwhile
             change(context, holder, waiting[0])
             changed.append(waiting[0].name)
     return changed
@@ -155,8 +156,10 @@ def spread_partitions(context: Context, holder: str, rate: int) -> str:
         leaving = plan.removed(Role.KAFKA)
         if not plan.spread and not leaving:
             return NOTHING
-        permission.await_permission(context, holder, plan)
+        leaving = permission.await_permission(context, holder).removed(Role.KAFKA)
         say = _teller(context, holder, *(node.name for node in leaving))
+        # If the removal of a broker is taken back half way, its replicas have to move back to it.
+        change_membership(context, lambda record: replace(record, spread=True))
         sentence = clusters.spread_partitions(context, leaving, rate, say)
         change_membership(context, lambda record: replace(record, spread=False))
         say(sentence)
@@ -198,10 +201,15 @@ def end_watch(context: Context, node: Node) -> None:
 
 
 def clean_up(context: Context, holder: str) -> str:
-    """Let each Cassandra node drop the rows that moved to a new one; returns a sentence. Raises StepFailed."""
+    """Let each Cassandra node drop the rows that moved to a new one; returns a sentence.
+
+    Raises GuardRefused, StepFailed.
+    """
     cleaned = []
     with hold_fleet(context, holder):
-        while waiting := read_plan(context).cleanup:
+        while read_plan(context).cleanup:
+            if not (waiting := permission.await_permission(context, holder).cleanup):
+                break
             name = waiting[0]
             note(context, holder, f"{name} drops the rows that moved to a new node (nodetool cleanup)")
             clusters.clean_up(context, context.fleet.node(name))
@@ -213,12 +221,13 @@ def clean_up(context: Context, holder: str) -> str:
 def settle(context: Context, holder: str) -> str:
     """Bring the new fleet file to every member, and prove the pipeline; returns a sentence.
 
-    Raises GuardRefused if the steady state doesn't hold, StepFailed if the synthetic trade doesn't arrive.
+    Raises GuardRefused, also if the steady state doesn't hold, StepFailed if the synthetic trade doesn't arrive.
     """
     with hold_fleet(context, holder):
         if not read_plan(context).settle:
             return NOTHING
         context = fresh(context)
+        permission.await_permission(context, holder)
         release = provisioning.release_of_declared(context, ScalingPlan())
         note(
             context, holder, f"the members' files are written from release {release.short}, without a restart"
