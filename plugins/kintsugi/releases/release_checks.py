@@ -28,6 +28,17 @@ def check_fit(context: Context, release: Release) -> None:
         raise GuardRefused(f"release {release.short} can't be rolled out: {conflict}")
 
 
+def check_way_back(context: Context, back_to: Release) -> None:
+    """Raise GuardRefused if a roll-back to the known-good release could not configure every node."""
+    try:
+        _check_nodes(context.fleet, load_fleet(back_to.fleet_file))
+    except GuardRefused as refusal:
+        raise GuardRefused(
+            f"release {back_to.short} is the last known-good one, and a roll-back to it would not work: {refusal}. "
+            "Finish `make scale-fleet` first"
+        ) from refusal
+
+
 def _check_nodes(current: Fleet, declared: Fleet) -> None:
     def identities(fleet: Fleet) -> set[tuple[str, str, str, int]]:
         return {(node.name, node.role.value, node.address, node.ssh_port) for node in fleet}
