@@ -99,6 +99,7 @@ def servers(context: Context, monkeypatch: pytest.MonkeyPatch) -> Servers:
         "spread_partitions",
         lambda _, leaving, *__: made.act("spread", str([n.name for n in leaving])),
     )
+    monkeypatch.setattr(clusters, "start_service", lambda _, node: bool(made.act("start", node.name)))
     monkeypatch.setattr(clusters, "clean_up", lambda _, node: made.act("clean_up", node.name))
     releasing = {role: lambda _, node, __: made.act("release", node.name) for role in steps._RELEASE}
     monkeypatch.setattr(steps, "_RELEASE", releasing)
@@ -222,7 +223,7 @@ def test_a_removal_that_is_taken_back_watches_the_node_again(context: Context, s
     declare(context, add=NEW)
     servers.done.clear()
     assert run(context, NEXT).state is ScalingState.DONE
-    assert servers.done == ["watch kafka-4", "spread []"]
+    assert servers.done == ["start kafka-4", "ready kafka-4", "watch kafka-4", "spread []"]
 
 
 def test_a_spread_that_is_taken_back_half_way_is_undone(context: Context, servers: Servers) -> None:

@@ -28,7 +28,7 @@ from kintsugi.scaling.kafka_partitions import hosted_on, move_replicas, open_adm
 from kintsugi.scaling.partition_moves import Brokers
 from kintsugi.wire.kafka_quorum import find_leader, unregister_broker
 
-STOP_S = 60.0
+STOP_S = START_S = 60.0
 GONE_S = 120.0
 DECOMMISSION_S = 6 * 3600.0
 CLEANUP_S = 4 * 3600.0
@@ -236,6 +236,14 @@ def _run_nodetool(
         raise StepFailed(
             f"{node.name}: 'nodetool {command}' ended with status {done.returncode}: {text[-500:]}"
         )
+
+
+def start_service(context: Context, node: Node) -> bool:
+    """Start the service of the node; False if the node itself is away. Raises StepFailed."""
+    if not context.platform().running(node.name):
+        return False
+    control_program(context, node, "start", SERVICES[node.role], START_S)
+    return True
 
 
 def stop_service(context: Context, node: Node) -> bool:

@@ -7,7 +7,7 @@ move, and before the members' files are written: the fleet file may have been ed
 2. the file systems of the remaining volumes have not enough space for what moves to them;
 3. a release is rolled out by another run, or an injected fault is in force;
 4. a node is not ready, an incident is open (a recovery, a replacement), or a data repair is pending. Nodes that leave
-   are not asked: they may be stopped already;
+   are not asked: they may be stopped already. Nor are those whose removal was taken back: the run starts them;
 5. a watch is paused or silent: nobody would take over if something failed.
 
 A fact that is not known refuses.
@@ -35,6 +35,7 @@ from kintsugi.recovery.guard_facts import KEYSPACES
 from kintsugi.releases.rollout_claim import ROLL_OUT
 from kintsugi.releases.steady_state import observe_fleet
 from kintsugi.replacement.permission import fault_reasons
+from kintsugi.scaling.clusters import ring_status
 from kintsugi.scaling.plan import ScalingPlan, Space, plan_violations, size_violations, space_violations
 from kintsugi.scaling.state import read_plan, required_membership
 from kintsugi.wire.kafka import read_partitions
@@ -60,7 +61,8 @@ def refusal_reasons(context: Context, holder: str) -> list[str]:
 def passing_reasons(context: Context, holder: str, plan: ScalingPlan) -> list[str]:
     """The reasons that can go away by themselves: what happens in the fleet now."""
     leaving = [node.name for node in plan.remove]
-    staying = {name: node for name, node in context.fleet.nodes.items() if name not in leaving}
+    away = {*leaving, *plan.unwatched}
+    staying = {name: node for name, node in context.fleet.nodes.items() if name not in away}
     seen = observe_fleet(replace(context, fleet=replace(context.fleet, nodes=staying)))
     lease = context.store.read_lease(ROLL_OUT)
     busy = lease is not None and lease.holder != holder
@@ -69,7 +71,7 @@ def passing_reasons(context: Context, holder: str, plan: ScalingPlan) -> list[st
         *fault_reasons(context),
         *(f"{name}: {lacks}." for name, lacks in sorted(seen.nodes.items())),
         *(f"{one}." for one in seen.others),
-        *_watch_reasons(context, [*leaving, *plan.unwatched]),
+        *_watch_reasons(context, away),
     ]
 
 
@@ -105,7 +107,18 @@ def await_permission(context: Context, holder: str) -> ScalingPlan:
 
 
 def _file_reasons(context: Context, plan: ScalingPlan) -> list[str]:
-    return plan_violations(context.settings.declared_fleet, required_membership(context), plan)
+    reasons = plan_violations(context.settings.declared_fleet, required_membership(context), plan)
+    return [*reasons, *_departed_reasons(context, plan)]
+
+
+def _departed_reasons(context: Context, plan: ScalingPlan) -> list[str]:
+    """The Cassandra nodes that are to stay after all, but have left the ring: such a node does not start again."""
+    returning = [context.fleet.nodes[name] for name in plan.unwatched if name in context.fleet.nodes]
+    return [
+        f"{node.name} has left Cassandra's ring already. Delete its line again, run `make scale-fleet`, then add it."
+        for node in returning
+        if node.role is Role.CASSANDRA and asyncio.run(ring_status(context.fleet, node)) == "LEFT"
+    ]
 
 
 def _size_reasons(context: Context, plan: ScalingPlan) -> tuple[list[str], bool]:

@@ -2,7 +2,8 @@
 
 1. ``check``     every reason against it is asked (`permission`); nothing is touched. A dry run ends here.
 2. ``begin``     take the lease of the whole fleet (no roll-out, replacement or injected fault starts then), and set a
-                 maintenance flag on each node that leaves, so that no recovery starts for it.
+                 maintenance flag on each node that leaves, so that no recovery starts for it. A node whose removal was
+                 taken back is started and watched again.
 3. for Spark's workers, Kafka and Cassandra in turn:
 
    * ``add``     for each new node: Terraform makes it, Ansible configures it from the members' release with the new
@@ -86,10 +87,22 @@ def begin_scaling(context: Context, holder: str, started_by: str) -> str:
         provisioning.release_of_declared(context, plan)  # refuses before anything is touched
         begin_progress(context.store, holder, str(plan), started_by)
         clear_flags(context)
+        _start_again(context, holder, plan)
         start_watches(context)
         for node in plan.remove:
             note(context, holder, f"{node.name} is to be removed (asked by {started_by})", node.name)
     return str(plan)
+
+
+def _start_again(context: Context, holder: str, plan: ScalingPlan) -> None:
+    """Start the nodes whose removal was taken back, before they are watched. Raises StepFailed.
+
+    A node that is away altogether is left to its watch, whose recovery makes it again.
+    """
+    for node in (context.fleet.node(name) for name in plan.unwatched):
+        if clusters.start_service(context, node):
+            ready = readiness.wait_until_ready(context.settings, context.fleet, node, READY_S[node.role])
+            note(context, holder, ready)
 
 
 def add_nodes(context: Context, holder: str, role: Role) -> str:

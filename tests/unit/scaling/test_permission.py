@@ -12,8 +12,11 @@ from kintsugi.core.errors import GuardRefused
 from kintsugi.core.fleet import Role
 from kintsugi.core.membership import Membership, write_membership
 from kintsugi.core.settings import Settings
+from kintsugi.operations.context import Context
+from kintsugi.releases.steady_state import Steady
 from kintsugi.scaling import permission
 from kintsugi.scaling.permission import format_refusal, replication_factors
+from kintsugi.scaling.plan import ScalingPlan
 from tests.installations import installation
 
 
@@ -93,3 +96,37 @@ def test_what_passes_is_waited_for(context: Any, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(permission, "WAIT_S", 1e9)
     permission.await_permission(context, "run")
     assert list(answers) == []
+
+
+@pytest.mark.parametrize(("status", "refused"), [("LEFT", True), ("NORMAL", False), (None, False)])
+def test_a_cassandra_node_that_has_left_the_ring_does_not_stay_after_all(
+    context: Any, monkeypatch: pytest.MonkeyPatch, status: str | None, refused: bool
+) -> None:
+    async def ring_status(*_: Any) -> str | None:
+        return status
+
+    monkeypatch.setattr(permission, "ring_status", ring_status)
+    members = Membership(context.settings.declared_fleet.nodes)
+    write_membership(context.settings.control, members.without_watch("cassandra-3"))
+    reasons = permission.refusal_reasons(context, "run")
+    assert bool(reasons) is refused
+    assert all("Delete its line again" in reason for reason in reasons)
+
+
+def test_a_node_whose_removal_was_taken_back_need_not_be_ready(
+    context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # of `passing_reasons`
+    asked: list[str] = []
+
+    def observe(seen: Any) -> Steady:
+        asked.extend(seen.fleet.nodes)
+        return Steady()
+
+    monkeypatch.setattr(permission, "observe_fleet", observe)
+    monkeypatch.setattr(permission, "fault_reasons", lambda _: [])
+    monkeypatch.setattr(permission, "_watch_reasons", lambda *_: [])
+    store = SimpleNamespace(read_lease=lambda _: None)
+    stopped = Context(settings=context.settings, fleet=context.fleet, store=store)  # type: ignore[arg-type]
+    permission.passing_reasons(stopped, "run", ScalingPlan(unwatched=("kafka-3",)))
+    assert set(asked) == context.fleet.nodes.keys() - {"kafka-3"}
