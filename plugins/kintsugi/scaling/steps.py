@@ -45,6 +45,7 @@ from kintsugi.scaling.state import (
     clear_flags,
     fresh,
     hold_fleet,
+    hold_nodes,
     note,
     read_plan,
 )
@@ -245,7 +246,8 @@ def settle(context: Context, holder: str) -> str:
         note(
             context, holder, f"the members' files are written from release {release.short}, without a restart"
         )
-        provisioning.write_files(context, list(context.fleet.nodes), release)
+        with hold_nodes(context, holder, context.fleet.nodes):
+            provisioning.write_files(context, list(context.fleet.nodes), release)
         ControlPlane(context.settings).renew_collector()
         steady_state.await_steady(lambda: steady_state.observe_fleet(context))
         proof = steady_state.verify_synthetic_trade(context)
@@ -264,7 +266,8 @@ def finish_scaling(context: Context, holder: str, *, dry_run: bool, refusal: str
         text = f"Dry run, nothing was changed. Plan: {plan}. {f'It would be refused now: {refusal}' if refusal else ''}"
         return ScalingResult(ScalingState.DRY_RUN, text.strip())
     clear_flags(context)
-    context.store.give_back(ROLL_OUT, holder)
+    for name in (ROLL_OUT, *context.fleet.nodes):  # those of nodes: a killed task may have left some
+        context.store.give_back(name, holder)
     result = _conclude(context, holder, plan, refusal)
     end_progress(context.store, holder, result.state.value, result.text)
     return result

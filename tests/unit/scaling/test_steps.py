@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from kintsugi.core.errors import GuardRefused, StepFailed
+from kintsugi.core.errors import GuardRefused, LeaseHeld, StepFailed
 from kintsugi.core.membership import Membership, read_membership, write_membership
+from kintsugi.db.leases import Lease
 from kintsugi.operations import readiness
 from kintsugi.operations.context import Context
 from kintsugi.scaling import clusters, permission, provisioning, steps
@@ -116,3 +120,45 @@ def test_every_clean_up_is_permitted_by_itself(
     left = read_membership(context.settings.control)
     assert left is not None
     assert left.cleanup == ("cassandra-2",)
+
+
+class Leases:
+    """A store that has only leases."""
+
+    def __init__(self) -> None:
+        self.held: list[str] = []
+        self.of_others: str | None = None
+
+    @contextmanager
+    def hold_lease(self, node: str, holder: str, _: float) -> Iterator[Lease]:
+        if node == self.of_others:
+            raise LeaseHeld(f"a recovery holds {node}")
+        self.held.append(node)
+        try:
+            yield Lease(node, holder, 1, datetime.now(UTC))
+        finally:
+            self.held.remove(node)
+
+
+def test_files_are_written_only_while_no_other_run_changes_a_node(
+    context: Context, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases: Any = Leases()
+    context = replace(context, store=leases)
+    seen: list[str] = []
+
+    def write(*_: Any) -> None:
+        seen.extend(leases.held)
+        raise StepFailed("no space")
+
+    monkeypatch.setattr(provisioning, "release_of_declared", lambda *_: SimpleNamespace(short="a"))
+    monkeypatch.setattr(provisioning, "write_files", write)
+    record(context, settle=True)
+    with pytest.raises(StepFailed):
+        steps.settle(context, "run")
+    assert seen == list(context.fleet.nodes)
+    leases.of_others = seen.pop()
+    seen.clear()
+    with pytest.raises(LeaseHeld):
+        steps.settle(context, "run")
+    assert seen == leases.held == []
