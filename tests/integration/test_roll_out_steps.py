@@ -105,6 +105,7 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> Servers:
     monkeypatch.setattr(rollout_steps, "archive_deployment", lambda context, ended: None)
     monkeypatch.setattr(assignment, "open_release", lambda context, digest: Release(digest, Path("/nowhere")))
     monkeypatch.setattr(release_checks, "check_fit", lambda context, release: None)
+    monkeypatch.setattr(release_checks, "check_way_back", lambda context, back_to: None)
     monkeypatch.setattr(release_artifacts, "provide_artifacts", lambda context, release: [])
     monkeypatch.setattr(release_features, "check_features", lambda context, release, back_to: None)
     monkeypatch.setattr(release_artifacts, "remove_unneeded", lambda context: [])

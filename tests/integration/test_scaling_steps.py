@@ -82,6 +82,8 @@ def servers(context: Context, monkeypatch: pytest.MonkeyPatch) -> Servers:
     plane = SimpleNamespace(airflow=made, renew_collector=lambda: None)
     monkeypatch.setattr(steps, "ControlPlane", lambda _: plane)
     monkeypatch.setattr(permission, "passing_reasons", lambda *_: list(made.reasons))
+    monkeypatch.setattr(permission, "_size_reasons", lambda *_: ([], True))
+    monkeypatch.setattr(permission, "space_reasons", lambda *_: [])
     monkeypatch.setattr(permission, "POLL_S", 0.0)
     monkeypatch.setattr(permission, "WAIT_S", 0.0)
     release = SimpleNamespace(digest=DIGEST, short=DIGEST[:12])
@@ -97,6 +99,7 @@ def servers(context: Context, monkeypatch: pytest.MonkeyPatch) -> Servers:
         "spread_partitions",
         lambda _, leaving, *__: made.act("spread", str([n.name for n in leaving])),
     )
+    monkeypatch.setattr(clusters, "start_service", lambda _, node: bool(made.act("start", node.name)))
     monkeypatch.setattr(clusters, "clean_up", lambda _, node: made.act("clean_up", node.name))
     releasing = {role: lambda _, node, __: made.act("release", node.name) for role in steps._RELEASE}
     monkeypatch.setattr(steps, "_RELEASE", releasing)
@@ -220,7 +223,19 @@ def test_a_removal_that_is_taken_back_watches_the_node_again(context: Context, s
     declare(context, add=NEW)
     servers.done.clear()
     assert run(context, NEXT).state is ScalingState.DONE
-    assert servers.done == ["watch kafka-4"]
+    assert servers.done == ["start kafka-4", "ready kafka-4", "watch kafka-4", "spread []"]
+
+
+def test_a_spread_that_is_taken_back_half_way_is_undone(context: Context, servers: Servers) -> None:
+    grow(context, KAFKA_4)
+    servers.dies_at = "spread ['kafka-4']"
+    with pytest.raises(Killed):
+        run(context)
+    context.store.give_back(rollout_claim.ROLL_OUT, RUN)
+    declare(context, add=NEW)
+    servers.done.clear()
+    assert run(context, NEXT).state is ScalingState.DONE
+    assert servers.done == ["spread []"]
 
 
 def test_an_addition_that_is_taken_back_is_removed(context: Context, servers: Servers) -> None:

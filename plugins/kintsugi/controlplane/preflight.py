@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -93,7 +94,10 @@ def _tls_problems(settings: Settings) -> Iterator[str]:
 
 
 def _zone_problems(settings: Settings) -> Iterator[str]:
-    if conflict := zone_conflict(settings, settings.fleet):
+    declared, members = settings.declared_fleet, settings.fleet.nodes
+    # As declared: a member in force has the zone that it was made with.
+    nodes = {name: node for name, node in declared.nodes.items() if name in members}
+    if conflict := zone_conflict(settings, replace(declared, nodes=nodes)):
         yield f"{settings.fleet_file}: {conflict}"
 
 

@@ -5,6 +5,9 @@ serve, and the nodes that are joining, which are made but don't serve yet. `kint
 the other. Until then a declared node that is no member is not watched, probed or counted, and a member that is no
 longer declared still is. Without a record every declared node is in force.
 
+The record also has where a node is: its role, address, port and zone. The servers were made there, so an edit of these
+changes nothing, else the watches would ask a wrong address and find a node dead. Only the rest is as it is declared.
+
 The record lies beside the marks of the formed clusters: it is backed up and removed together with them.
 """
 
@@ -27,8 +30,8 @@ class Membership:
 
     The other fields say what is left to do after a node has come or gone, and what the clusters don't show:
     ``cleanup``, the Cassandra nodes that still hold rows which moved to a new one; ``unwatched``, the new members whose
-    watch is not started; ``spread``, whether a new broker should get replicas; ``settle``, whether the members' files
-    are of an earlier fleet.
+    watch is not started; ``spread``, whether a broker should get replicas, a new one or one that stays after all;
+    ``settle``, whether the members' files are of an earlier fleet.
     """
 
     members: Mapping[str, Node]
@@ -62,8 +65,10 @@ class Membership:
 
     def without(self, name: str) -> Membership:
         """Return the record without this node."""
+        broker = name in self.members and self.members[name].role is Role.KAFKA
         return replace(
             self,
+            spread=self.spread and not broker,  # a broker is stopped only when it has no replica left
             members=_without(self.members, name),
             joining=_without(self.joining, name),
             cleanup=_others(self.cleanup, name),
@@ -76,10 +81,22 @@ class Membership:
         return replace(self, unwatched=_others(self.unwatched, name))
 
     def without_watch(self, name: str) -> Membership:
-        """Return the record with the watch of this node, if it is a member, as one to start."""
-        if name not in self.members or name in self.unwatched:
+        """Return the record with the watch of this node, if it is a member, as one to start.
+
+        It is about to be stopped. A broker has no replicas then, so it needs some if its removal is taken back.
+        """
+        if name not in self.members:
             return self
-        return replace(self, unwatched=(*self.unwatched, name))
+        broker = self.members[name].role is Role.KAFKA
+        unwatched = (*_others(self.unwatched, name), name)
+        return replace(self, unwatched=unwatched, spread=self.spread or broker)
+
+    def with_zones(self, zones: Mapping[str, str | None]) -> Membership:
+        """Return the record with these zones of members, by name: those of a release that was rolled out."""
+        members = {
+            name: replace(node, zone=zones.get(name, node.zone)) for name, node in self.members.items()
+        }
+        return replace(self, members=members)
 
     def with_cleanup_done(self, name: str) -> Membership:
         """Return the record with this node as cleaned up."""
@@ -130,30 +147,58 @@ def write_membership(control: Path, membership: Membership) -> None:
 def fleet_in_force(declared: Fleet, membership: Membership | None) -> Fleet:
     """Return the declared fleet with the members as its only nodes. Pure.
 
-    A member is as it is declared; one that is no longer declared is as it was recorded.
+    A member has the place (`place_of`) that was recorded, and the rest as it is declared. One that is no longer
+    declared is as it was recorded.
     """
     if membership is None:
         return declared
-    members = {name: node for name, node in declared.nodes.items() if name in membership.members}
-    leaving = {name: node for name, node in membership.members.items() if name not in declared.nodes}
-    return replace(declared, nodes=members | leaving)
+    names = (
+        *(name for name in declared.nodes if name in membership.members),
+        *(name for name in membership.members if name not in declared.nodes),
+    )
+    return replace(declared, nodes={name: _in_force(declared, membership.members[name]) for name in names})
 
 
 def present_nodes(declared: Fleet, membership: Membership | None) -> dict[str, Node] | None:
     """Return the members and the joining nodes by name, which are what Terraform manages; None without a record. Pure.
 
-    A node is as it is declared; one that is no longer declared is as it was recorded.
+    They are as in `fleet_in_force`.
     """
     if membership is None:
         return None
-    return {name: declared.nodes.get(name, node) for name, node in membership.present.items()}
+    return {name: _in_force(declared, node) for name, node in membership.present.items()}
 
 
 def known_fleet(declared: Fleet, membership: Membership | None) -> Fleet:
     """Return the declared fleet with all nodes that are declared, members or joining. Pure."""
-    if membership is None:
-        return declared
-    return replace(declared, nodes=membership.present | dict(declared.nodes))
+    present = present_nodes(declared, membership)
+    return declared if present is None else replace(declared, nodes={**declared.nodes, **present})
+
+
+def place_of(node: Node) -> tuple[object, ...]:
+    """Return what can't change while the node is there, because its server was made with it. Pure."""
+    return node.role, node.address, node.ssh_port, node.zone
+
+
+def moved_nodes(declared: Fleet, membership: Membership | None) -> list[str]:
+    """Return the nodes that are there and declared with another place, sorted: these edits are not in force. Pure."""
+    there = membership.present if membership else {}
+    return sorted(
+        name
+        for name, node in there.items()
+        if name in declared.nodes and place_of(declared.nodes[name]) != place_of(node)
+    )
+
+
+def _in_force(declared: Fleet, recorded: Node) -> Node:
+    wanted = declared.nodes.get(recorded.name, recorded)
+    return replace(
+        wanted,
+        role=recorded.role,
+        address=recorded.address,
+        ssh_port=recorded.ssh_port,
+        zone=recorded.zone,
+    )
 
 
 def _without(nodes: Mapping[str, Node], name: str) -> dict[str, Node]:

@@ -8,7 +8,9 @@ The cache is the machine's: several checkouts and installations share it.
    installation that was removed, needs it no longer.
 3. `remove_unneeded` drops the entries of releases that an installation has retired. Sets whose last entry is gone are
    removed.
-4. A set that was fetched by a version without this module stays: servers of an older installation may run from it. It
+4. Only the sets that the nodes run are removed. Those of the control plane (S3Proxy) are not: an older one may still
+   run from its jars after `make setup` has fetched a newer one.
+5. A set that was fetched by a version without this module stays: servers of an older installation may run from it. It
    has no such file, or the entry ``unknown`` in it.
 """
 
@@ -49,16 +51,19 @@ def begin_record(folder: Path) -> None:
     _write_entries(folder, [])
 
 
-def remove_unneeded(settings: Settings, retired: Collection[Path]) -> list[str]:
+def remove_unneeded(settings: Settings, retired: Collection[Path], among: Collection[str]) -> list[str]:
     """Remove the sets that nobody needs; returns their names (``kafka-0123456789ab``), sorted.
 
-    ``retired``: directories of releases whose entries count no longer. Raises OSError.
+    ``retired``: directories of releases whose entries count no longer. ``among``: the names of the sets that may go.
+    Raises OSError.
     """
     if not settings.artifacts.is_dir():
         return []
     removed = []
     with hold_lock(settings.artifacts / ".lock"):
         for folder in sorted(path for path in settings.artifacts.iterdir() if path.is_dir()):
+            if folder.name.rpartition("-")[0] not in among:
+                continue
             entries = _read_entries(folder)
             if entries is None:
                 continue

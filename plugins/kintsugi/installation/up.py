@@ -17,7 +17,7 @@ from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.certificates import create_authority, remove_authority
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import FleetError, KintsugiError, StepFailed
-from kintsugi.core.membership import Membership, read_membership, write_membership
+from kintsugi.core.membership import Membership, moved_nodes, read_membership, write_membership
 from kintsugi.core.processes import wait_until
 from kintsugi.core.settings import Settings
 from kintsugi.db.store import Store
@@ -137,6 +137,8 @@ def remove_installation(settings: Settings, console: Console | None = None) -> N
 def _up_fleet(settings: Settings, progress: Progress) -> None:
     store = Store(store_dsn(settings))
     record_members(settings, store.node_releases())
+    if warning := describe_moved(settings):
+        progress.say(warning)
     fleet = settings.fleet
     context = Context(settings=settings, fleet=fleet, store=store)
     with progress.step(f"Terraform: {len(fleet.nodes)} nodes"):
@@ -175,6 +177,18 @@ def record_members(settings: Settings, configured: Collection[str]) -> None:
         )
     members = {name: node for name, node in declared.nodes.items() if not configured or name in configured}
     write_membership(settings.control, Membership(members))
+
+
+def describe_moved(settings: Settings) -> str:
+    """Return a line about edits that are not in force, and what to do; empty if there are none."""
+    moved = moved_nodes(settings.declared_fleet, read_membership(settings.control))
+    if not moved:
+        return ""
+    return (
+        f"{settings.fleet_file} has another role, address, port or zone for {', '.join(moved)}: that is not in force, "
+        "the nodes stay as they were made. Put it back. To move a node, add one with another name, delete this line, "
+        "and run `make scale-fleet`. Zones of Kafka and Spark change by a roll-out (deploy_release)"
+    )
 
 
 def _power_on(settings: Settings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from kintsugi.core.fleet import load_fleet
 from kintsugi.core.s3_keys import S3Purpose
 from kintsugi.infra.ansible import Ansible
 from kintsugi.releases import archive
@@ -29,18 +30,23 @@ def has_unproven_release(store: Store, node: str) -> bool:
     return running is not None and not running.known_good and store.last_known_good() is not None
 
 
-def digest_to_configure_from(store: Store, node: str, *, roll_back: bool = False) -> str | None:
+def digest_to_configure_from(context: Context, node: str, *, roll_back: bool = False) -> str | None:
     """Return the digest to configure ``node`` from; None if no release is recorded, so from this checkout.
 
     Usually the node's own release, so that a recovery never deploys a new one. For ``roll_back``, or if the node's own
-    release is marked bad, the last known-good release.
+    release is marked bad, the last known-good release, if it knows the node: one that was added since can't be
+    configured from it. Raises FleetError if that release is lost or altered.
     """
-    running = recorded_release(store, node)
+    running = recorded_release(context.store, node)
     if running is None or roll_back or running.bad_at is not None:
-        good = store.last_known_good()
-        if good is not None:
+        good = context.store.last_known_good()
+        if good is not None and _declares(context, good.digest, node):
             return good.digest
     return None if running is None else running.digest
+
+
+def _declares(context: Context, digest: str, node: str) -> bool:
+    return node in load_fleet(open_release(context, digest).fleet_file).nodes
 
 
 def ansible_for(context: Context, node: str, *, roll_back: bool = False) -> Ansible:
@@ -48,7 +54,7 @@ def ansible_for(context: Context, node: str, *, roll_back: bool = False) -> Ansi
 
     Records the release for the node. Raises FleetError if the release is lost or altered.
     """
-    digest = digest_to_configure_from(context.store, node, roll_back=roll_back)
+    digest = digest_to_configure_from(context, node, roll_back=roll_back)
     if digest is None:
         return Ansible(context.settings)
     release = open_release(context, digest)

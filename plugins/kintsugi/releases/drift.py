@@ -86,7 +86,7 @@ def nodes_by_release(context: Context, but: Mapping[str, str]) -> dict[str | Non
     groups: dict[str | None, list[str]] = {}
     for node in context.fleet.nodes:
         if node not in but:
-            groups.setdefault(assignment.digest_to_configure_from(context.store, node), []).append(node)
+            groups.setdefault(assignment.digest_to_configure_from(context, node), []).append(node)
     return groups
 
 
@@ -120,7 +120,7 @@ def write_files(context: Context, node: str, holder: str) -> str | None:
     Raises LeaseHeld if another run than ``holder`` changes the node.
     """
     with context.store.hold_lease(node, holder, LEASE_S) as lease:
-        digest = assignment.digest_to_configure_from(context.store, node)
+        digest = assignment.digest_to_configure_from(context, node)
         context.store.check_lease(node, lease.token)
         _ansible_of(context, digest).run(
             "site.yml", limit=node, extra_vars=stream_driver.driver_variables(context), timeout_s=CHECK_S

@@ -149,4 +149,6 @@ def remove_unneeded(context: Context) -> list[str]:
     running = [one for one in store.read_deployments() if one.state == "running"]
     needed = needed_releases(store.read_releases(1000), store.node_releases(), running)
     retired = [one for one in archive.releases_on_disk(context.settings) if one.digest not in needed]
-    return artifact_retention.remove_unneeded(context.settings, [release.directory for release in retired])
+    return artifact_retention.remove_unneeded(
+        context.settings, [release.directory for release in retired], PRODUCTS
+    )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from kintsugi.core.cassandra_racks import zone_conflict
 from kintsugi.core.errors import GuardRefused, StepFailed
 from kintsugi.core.fleet import Fleet, load_fleet
+from kintsugi.core.membership import read_membership, write_membership
 from kintsugi.infra.ansible import Ansible, Checked
 from kintsugi.operations import stream_driver
 from kintsugi.operations.context import Context
@@ -27,16 +28,35 @@ def check_fit(context: Context, release: Release) -> None:
         raise GuardRefused(f"release {release.short} can't be rolled out: {conflict}")
 
 
-def _check_nodes(current: Fleet, declared: Fleet) -> None:
-    def identities(fleet: Fleet) -> set[tuple[str, str, str]]:
-        return {(node.name, node.role.value, node.address) for node in fleet}
+def check_way_back(context: Context, back_to: Release) -> None:
+    """Raise GuardRefused if a roll-back to the known-good release could not configure every node."""
+    try:
+        _check_nodes(context.fleet, load_fleet(back_to.fleet_file))
+    except GuardRefused as refusal:
+        raise GuardRefused(
+            f"release {back_to.short} is the last known-good one, and a roll-back to it would not work: {refusal}. "
+            "Finish `make scale-fleet` first"
+        ) from refusal
 
-    odd = sorted({name for name, _, _ in identities(current) ^ identities(declared)})
+
+def _check_nodes(current: Fleet, declared: Fleet) -> None:
+    def identities(fleet: Fleet) -> set[tuple[str, str, str, int]]:
+        return {(node.name, node.role.value, node.address, node.ssh_port) for node in fleet}
+
+    odd = sorted({name for name, *_ in identities(current) ^ identities(declared)})
     if odd:
         raise GuardRefused(
             f"the fleet file of the release and the current fleet differ in {', '.join(odd)}; "
             "a roll-out does not create, move or remove nodes. `make scale-fleet` does"
         )
+
+
+def record_zones(context: Context, release: Release) -> None:
+    """Record the zones of a release that every node runs: from then on they are in force."""
+    control = context.settings.control
+    if (membership := read_membership(control)) is not None:
+        zones = {node.name: node.zone for node in load_fleet(release.fleet_file)}
+        write_membership(control, membership.with_zones(zones))
 
 
 def check_rendering(context: Context, release: Release, nodes: Sequence[str]) -> Checked:

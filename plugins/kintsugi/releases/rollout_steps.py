@@ -65,8 +65,8 @@ def prepare_rollout(context: Context, deployment_id: str, wanted: str, *, again:
     """Build the release of the working tree, or find the one whose digest begins with ``wanted``; open the deployment.
 
     Raises GuardRefused for a release that is marked bad, unless ``again``; while another roll-out runs; if jars can't
-    be had; and if the fleet file of the release declares other nodes than the fleet has. Raises KintsugiError if there
-    is no such release.
+    be had; and if the fleet file of the release, or of the one to roll back to, declares other nodes than the fleet
+    has. Raises KintsugiError if there is no such release.
     """
     claim_rollout(context, deployment_id)
     try:
@@ -90,6 +90,9 @@ def _open_deployment(context: Context, deployment_id: str, wanted: str, *, again
             "change it, or request it again in the form of deploy_release"
         )
     release_checks.check_fit(context, release)
+    good = store.last_known_good()
+    if good is not None and good.digest != release.digest:
+        release_checks.check_way_back(context, assignment.open_release(context, good.digest))
     fetched = release_artifacts.provide_artifacts(context, release)
     claim_rollout(context, deployment_id)  # once more: to fetch jars may have taken minutes
     for other in store.read_deployments():
@@ -97,7 +100,6 @@ def _open_deployment(context: Context, deployment_id: str, wanted: str, *, again
             store.end_deployment(
                 other.id, "stopped", f"its run ended without a result; taken over by {deployment_id}"
             )
-    good = store.last_known_good()
     deployment = store.open_deployment(deployment_id, release.digest, good.digest if good else None)
     if fetched:
         store.note_deployment(deployment_id, f"fetched and verified the jars of {', '.join(fetched)}")
@@ -219,6 +221,7 @@ def bake_release(context: Context, deployment_id: str, seconds: float) -> str:
         node_update.mark_failed(context, deployment, sick)
         node_update.break_deployment(context, deployment, str(error))
         raise
+    release_checks.record_zones(context, assignment.open_release(context, deployment.digest))
     context.store.mark_known_good(deployment.digest)
     sentence = f"all nodes held the steady state for {seconds:.0f} s; {carried}"
     context.store.note_deployment(deployment_id, sentence)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,10 +28,13 @@ from kintsugi.scaling.kafka_partitions import hosted_on, move_replicas, open_adm
 from kintsugi.scaling.partition_moves import Brokers
 from kintsugi.wire.kafka_quorum import find_leader, unregister_broker
 
-STOP_S = 60.0
+STOP_S = START_S = 60.0
 GONE_S = 120.0
 DECOMMISSION_S = 6 * 3600.0
 CLEANUP_S = 4 * 3600.0
+ASK_AGAIN_S = 30.0  # between two looks of nodetool, which is a JVM on the node
+NODETOOL_S = 60.0
+JOIN_FAILED = "JOINING_FAILED"  # Cassandra's mode after a join that failed; its JVM stays up and never serves
 SICK_S = 30.0  # a broker that doesn't answer for this long ends the moves of partitions
 Say = Callable[[str], None]
 
@@ -128,9 +132,10 @@ def worker_gap(document: Mapping[str, Any], address: str, others: Sequence[str])
 def decommission(context: Context, node: Node, say: Say) -> None:
     """Let a Cassandra node hand its ranges to the others and leave the ring, then stop it.
 
-    ``nodetool decommission`` goes on if its caller dies. Then it is waited for. Raises StepFailed, GuardRefused.
+    ``nodetool decommission`` goes on if its caller dies. Then it is waited for: a second call returns at once. After a
+    decommission that failed the node stays LEAVING, and a second call goes on. Raises StepFailed, GuardRefused.
     """
-    ends, last_status = time.monotonic() + DECOMMISSION_S, None
+    ends, last_status, ask_at = time.monotonic() + DECOMMISSION_S, None, 0.0
     while (status := asyncio.run(ring_status(context.fleet, node))) != "LEFT":
         if status != last_status:
             last_status = status
@@ -143,11 +148,52 @@ def decommission(context: Context, node: Node, say: Say) -> None:
             "BOOT"
         ):  # it never joined, so its peers forget it by themselves
             stop_service(context, node)
-        elif status == "NORMAL":
+        elif status in ("NORMAL", "LEAVING") and time.monotonic() >= ask_at:
             _run_nodetool(context, node, "decommission", DECOMMISSION_S, harmless=("already", "in progress"))
+            ask_at = time.monotonic() + ASK_AGAIN_S  # the peers learn of the end a moment later
         time.sleep(2)
     if stop_service(context, node):
         say(f"{node.name} has left the ring; its service is stopped")
+
+
+def stop_failed_join(context: Context, node: Node) -> bool:
+    """Stop a Cassandra node whose join has failed, so that Ansible starts it again; False if it has not.
+
+    Raises StepFailed if it doesn't stop.
+    """
+    return _operation_mode(context, node) == JOIN_FAILED and stop_service(context, node)
+
+
+def failed_join_watch(context: Context, node: Node) -> Callable[[], str | None]:
+    """Return a function that returns a sentence once the join of ``node`` has failed; it looks now and then."""
+    look_at = time.monotonic() + ASK_AGAIN_S
+
+    def look() -> str | None:
+        nonlocal look_at
+        if time.monotonic() < look_at:
+            return None
+        failed = _operation_mode(context, node) == JOIN_FAILED
+        look_at = time.monotonic() + ASK_AGAIN_S
+        return f"the join of {node.name} has failed; read its cassandra.log" if failed else None
+
+    return look
+
+
+def _operation_mode(context: Context, node: Node) -> str | None:
+    """Return Cassandra's mode as the node itself says it (JOINING, NORMAL); None if it doesn't answer."""
+    nodetool = context.settings.node_root(node.name) / "bin" / "nodetool"
+    try:
+        done = ssh.run_over_ssh(context.settings, node, [str(nodetool), "netstats"], NODETOOL_S)
+    except StepFailed as error:
+        log.info("%s", error)
+        return None
+    return operation_mode(done.stdout)
+
+
+def operation_mode(text: str) -> str | None:
+    """Return the mode from the answer of ``nodetool netstats``; None if there is none. Pure."""
+    found = re.search(r"^Mode: (\w+)$", text, re.MULTILINE)
+    return found[1] if found else None
 
 
 async def ring_status(fleet: Fleet, node: Node) -> str | None:
@@ -190,6 +236,14 @@ def _run_nodetool(
         raise StepFailed(
             f"{node.name}: 'nodetool {command}' ended with status {done.returncode}: {text[-500:]}"
         )
+
+
+def start_service(context: Context, node: Node) -> bool:
+    """Start the service of the node; False if the node itself is away. Raises StepFailed."""
+    if not context.platform().running(node.name):
+        return False
+    control_program(context, node, "start", SERVICES[node.role], START_S)
+    return True
 
 
 def stop_service(context: Context, node: Node) -> bool:

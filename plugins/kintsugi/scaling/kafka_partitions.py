@@ -120,30 +120,46 @@ def move_replicas(
     moved, progress_at, before = 0, time.monotonic(), None
     asked: dict[Partition, tuple[int, ...]] = {}
     with open_admin(bootstrap) as admin:
-        while True:
-            states = read_partition_states(admin)
-            open_moves = open_partitions(states, brokers, asked)
-            due = {} if open_moves else moves(assignment_of(states), brokers, PINNED)
-            if not open_moves and not due:
-                break
-            if (now := (open_moves, len(due))) != before:
-                before, progress_at = now, time.monotonic()
-                if due:
-                    say(f"Kafka: {len(due)} partitions are to move; {moved} have moved")
-            if (reason := give_up()) is not None:
-                raise StepFailed(f"the moves of partitions were stopped: {reason}")
-            if time.monotonic() - progress_at > idle_s:
-                raise StepFailed(f"no partition became in sync for {idle_s:.0f} s: {_named(open_moves)}")
-            if not open_moves:
-                batch = dict(sorted(due.items())[:BATCH])
-                limit_rate(admin, brokers.racks, {topic for topic, _ in batch}, states, rate)
-                reassign(admin, batch)
-                asked |= batch
-                moved += len(batch)
-            time.sleep(POLL_S)
-        lift_limits(admin, states)
+        with limits_lifted_at_the_end(admin):
+            while True:
+                states = read_partition_states(admin)
+                open_moves = open_partitions(states, brokers, asked)
+                due = {} if open_moves else moves(assignment_of(states), brokers, PINNED)
+                if not open_moves and not due:
+                    break
+                if (now := (open_moves, len(due))) != before:
+                    before, progress_at = now, time.monotonic()
+                    if due:
+                        say(f"Kafka: {len(due)} partitions are to move; {moved} have moved")
+                if (reason := give_up()) is not None:
+                    raise StepFailed(f"the moves of partitions were stopped: {reason}")
+                if time.monotonic() - progress_at > idle_s:
+                    raise StepFailed(f"no partition became in sync for {idle_s:.0f} s: {_named(open_moves)}")
+                if not open_moves:
+                    batch = dict(sorted(due.items())[:BATCH])
+                    limit_rate(admin, brokers.racks, {topic for topic, _ in batch}, states, rate)
+                    reassign(admin, batch)
+                    asked |= batch
+                    moved += len(batch)
+                time.sleep(POLL_S)
         elect_preferred_leaders(admin, states)
     return moved
+
+
+@contextmanager
+def limits_lifted_at_the_end(admin: KafkaAdminClient) -> Iterator[None]:
+    """Remove every bound of the rate after the block, also after a failure: else it would slow a repair down."""
+    from kafka.errors import KafkaError
+
+    try:
+        yield
+    except BaseException:  # Airflow's time-out is not a subclass of Exception
+        try:
+            lift_limits(admin, read_partition_states(admin))
+        except KafkaError as error:  # the failure itself says more
+            log.warning("Kafka keeps the bounds of the rate until the next run: %r", error)
+        raise
+    lift_limits(admin, read_partition_states(admin))
 
 
 def open_partitions(

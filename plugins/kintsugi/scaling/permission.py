@@ -1,12 +1,13 @@
 """Decide whether nodes may be added or removed now.
 
-It is asked before anything is touched, and again before each node is added or removed. The reasons to refuse:
+It is asked before anything is touched, and again before each node is added, removed or cleaned up, before replicas
+move, and before the members' files are written: the fleet file may have been edited again. The reasons to refuse:
 
 1. the fleet file itself (`plan`), or a role that would be too small for its data;
 2. the file systems of the remaining volumes have not enough space for what moves to them;
 3. a release is rolled out by another run, or an injected fault is in force;
 4. a node is not ready, an incident is open (a recovery, a replacement), or a data repair is pending. Nodes that leave
-   are not asked: they may be stopped already;
+   are not asked: they may be stopped already. Nor are those whose removal was taken back: the run starts them;
 5. a watch is paused or silent: nobody would take over if something failed.
 
 A fact that is not known refuses.
@@ -34,6 +35,7 @@ from kintsugi.recovery.guard_facts import KEYSPACES
 from kintsugi.releases.rollout_claim import ROLL_OUT
 from kintsugi.releases.steady_state import observe_fleet
 from kintsugi.replacement.permission import fault_reasons
+from kintsugi.scaling.clusters import ring_status
 from kintsugi.scaling.plan import ScalingPlan, Space, plan_violations, size_violations, space_violations
 from kintsugi.scaling.state import read_plan, required_membership
 from kintsugi.wire.kafka import read_partitions
@@ -49,19 +51,18 @@ log = logging.getLogger(__name__)
 def refusal_reasons(context: Context, holder: str) -> list[str]:
     """Return every reason against the change of the fleet now, one sentence each (takes about 10 s)."""
     plan = read_plan(context)
-    declared = context.settings.declared_fleet
-    reasons = plan_violations(declared, required_membership(context), plan)
+    reasons = _file_reasons(context, plan)
     if reasons or not plan:
         return reasons
-    reasons += size_violations(plan, declared, asyncio.run(replication_of(context)))
-    reasons += space_reasons(context, plan)
+    reasons += [*_size_reasons(context, plan)[0], *space_reasons(context, plan)]
     return list(dict.fromkeys([*reasons, *passing_reasons(context, holder, plan)]))
 
 
 def passing_reasons(context: Context, holder: str, plan: ScalingPlan) -> list[str]:
     """The reasons that can go away by themselves: what happens in the fleet now."""
     leaving = [node.name for node in plan.remove]
-    staying = {name: node for name, node in context.fleet.nodes.items() if name not in leaving}
+    away = {*leaving, *plan.unwatched}
+    staying = {name: node for name, node in context.fleet.nodes.items() if name not in away}
     seen = observe_fleet(replace(context, fleet=replace(context.fleet, nodes=staying)))
     lease = context.store.read_lease(ROLL_OUT)
     busy = lease is not None and lease.holder != holder
@@ -70,7 +71,7 @@ def passing_reasons(context: Context, holder: str, plan: ScalingPlan) -> list[st
         *fault_reasons(context),
         *(f"{name}: {lacks}." for name, lacks in sorted(seen.nodes.items())),
         *(f"{one}." for one in seen.others),
-        *_watch_reasons(context, [*leaving, *plan.unwatched]),
+        *_watch_reasons(context, away),
     ]
 
 
@@ -85,14 +86,49 @@ def _watch_reasons(context: Context, unwatched: Collection[str]) -> list[str]:
     )
 
 
-def await_permission(context: Context, holder: str, plan: ScalingPlan) -> None:
-    """Wait up to WAIT_S until nothing is against the next change. Raises GuardRefused with every reason."""
+def await_permission(context: Context, holder: str) -> ScalingPlan:
+    """Wait up to WAIT_S until nothing is against the next change; returns the plan that may be carried out.
+
+    Raises GuardRefused with every reason, at once for what the fleet file itself gives: that doesn't pass.
+    """
     ends = time.monotonic() + WAIT_S
-    while reasons := passing_reasons(context, holder, plan):
+    while True:
+        plan = read_plan(context)
+        sizes, known = _size_reasons(context, plan)
+        if lasting := [*_file_reasons(context, plan), *(sizes if known else [])]:
+            raise GuardRefused(f"The change is stopped: {' '.join(lasting)}")
+        reasons = [*sizes, *space_reasons(context, plan), *passing_reasons(context, holder, plan)]
+        if not reasons:
+            return plan
         log.info("waiting: %s", " ".join(reasons))
         if time.monotonic() > ends:
             raise GuardRefused(f"The change is stopped: {' '.join(reasons)}")
         time.sleep(POLL_S)
+
+
+def _file_reasons(context: Context, plan: ScalingPlan) -> list[str]:
+    reasons = plan_violations(context.settings.declared_fleet, required_membership(context), plan)
+    return [*reasons, *_departed_reasons(context, plan)]
+
+
+def _departed_reasons(context: Context, plan: ScalingPlan) -> list[str]:
+    """The Cassandra nodes that are to stay after all, but have left the ring: such a node does not start again."""
+    returning = [context.fleet.nodes[name] for name in plan.unwatched if name in context.fleet.nodes]
+    return [
+        f"{node.name} has left Cassandra's ring already. Delete its line again, run `make scale-fleet`, then add it."
+        for node in returning
+        if node.role is Role.CASSANDRA and asyncio.run(ring_status(context.fleet, node)) == "LEFT"
+    ]
+
+
+def _size_reasons(context: Context, plan: ScalingPlan) -> tuple[list[str], bool]:
+    """Return the roles that would be too small, and whether that is known: it is not if nobody answers just now."""
+    if not plan.remove:
+        return [], True
+    replication = asyncio.run(replication_of(context))
+    return size_violations(
+        plan, context.settings.declared_fleet, replication
+    ), None not in replication.values()
 
 
 async def replication_of(context: Context) -> dict[Role, int | None]:

@@ -22,7 +22,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from kintsugi.core.fleet import Fleet, Node, Role
-from kintsugi.core.membership import Membership
+from kintsugi.core.membership import Membership, moved_nodes
 
 SCALED_ROLES = (Role.SPARK_WORKER, Role.KAFKA, Role.CASSANDRA)
 """The roles whose number can change, the least risky first."""
@@ -88,13 +88,11 @@ def plan_violations(declared: Fleet, membership: Membership, plan: ScalingPlan) 
     if declared.environment != ENVIRONMENT:
         reasons.append(f"Nodes are added and removed only in the environment {ENVIRONMENT}.")
     there = membership.present
-    for node in declared:
-        before = there.get(node.name)
-        if before is not None and _identity(before) != _identity(node):
-            reasons.append(
-                f"{node.name} exists with another role, address, port or zone. Remove it first, or give the new node "
-                "another name."
-            )
+    reasons += [
+        f"{name} exists with another role, address, port or zone. Set it back, or give the new node another name. The "
+        "zone of a Kafka or Spark node changes by a roll-out (deploy_release)."
+        for name in moved_nodes(declared, membership)
+    ]
     reasons += [
         f"{node.name} is a {node.role.value}: only the numbers of {', '.join(SCALED_ROLES)} can change."
         for node in (*plan.add, *plan.remove)
@@ -113,10 +111,6 @@ def plan_violations(declared: Fleet, membership: Membership, plan: ScalingPlan) 
         if indices.get((node.role, node.index), node.name) != node.name
     ]
     return reasons
-
-
-def _identity(node: Node) -> tuple[object, ...]:
-    return node.role, node.address, node.ssh_port, node.zone
 
 
 def size_violations(plan: ScalingPlan, declared: Fleet, replication: Mapping[Role, int | None]) -> list[str]:

@@ -23,6 +23,7 @@ from kintsugi.operations.context import Context
 from kintsugi.recovery.plan_policy import check_single_action, node_addresses
 from kintsugi.releases import archive, assignment
 from kintsugi.releases.archive import Release
+from kintsugi.scaling import clusters
 from kintsugi.scaling.plan import ScalingPlan
 
 PLAN_TRIES = 3
@@ -113,18 +114,23 @@ def _apply(context: Context, addresses: Sequence[str], action: list[str], withou
 
 
 def configure_node(context: Context, node: Node, release: Release) -> None:
-    """Configure and start the new node; returns when it listens. Raises StepFailed with Ansible's error."""
+    """Configure and start the new node; returns when it listens.
+
+    Raises StepFailed with Ansible's error, or as soon as a Cassandra node says that its join has failed.
+    """
     if node.role is Role.CASSANDRA and node.zone is not None:
         zones = cassandra_racks.formed_zones(context.settings) or {}
         cassandra_racks.record_zones(context.settings, {**zones, node.name: node.zone})
     context.store.set_node_releases([node.name], release.digest)
     variables: dict[str, Any] = {**stream_driver.driver_variables(context)}
-    timeout_s = CONFIGURE_S
+    timeout_s, give_up = CONFIGURE_S, None
     if node.role is Role.CASSANDRA:
+        clusters.stop_failed_join(context, node)  # of an earlier run: Ansible leaves what runs alone
+        give_up = clusters.failed_join_watch(context, node)
         variables |= {_JOINS: True, "cassandra_start_timeout": int(BOOTSTRAP_S)}
         timeout_s = BOOTSTRAP_S + CONFIGURE_S
     Ansible(context.settings, release).run(
-        "site.yml", limit=node.name, extra_vars=variables, timeout_s=timeout_s
+        "site.yml", limit=node.name, extra_vars=variables, timeout_s=timeout_s, give_up=give_up
     )
 
 

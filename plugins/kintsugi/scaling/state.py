@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -58,6 +58,19 @@ def hold_fleet(context: Context, holder: str) -> Iterator[None]:
     except LeaseHeld as held:
         raise GuardRefused(f"Another run changes the fleet: {held}.") from held
     with lease_renewal(context.store, lease):
+        yield
+
+
+@contextmanager
+def hold_nodes(context: Context, holder: str, names: Iterable[str]) -> Iterator[None]:
+    """Hold the lease of each node during the block, so that no other run changes it meanwhile.
+
+    Raises LeaseHeld while another run has one of them.
+    """
+    with ExitStack() as leases:
+        for name in names:
+            lease = leases.enter_context(context.store.hold_lease(name, holder, LEASE_S))
+            leases.enter_context(lease_renewal(context.store, lease))
         yield
 
 

@@ -2,7 +2,8 @@
 
 1. ``check``     every reason against it is asked (`permission`); nothing is touched. A dry run ends here.
 2. ``begin``     take the lease of the whole fleet (no roll-out, replacement or injected fault starts then), and set a
-                 maintenance flag on each node that leaves, so that no recovery starts for it.
+                 maintenance flag on each node that leaves, so that no recovery starts for it. A node whose removal was
+                 taken back is started and watched again.
 3. for Spark's workers, Kafka and Cassandra in turn:
 
    * ``add``     for each new node: Terraform makes it, Ansible configures it from the members' release with the new
@@ -44,6 +45,7 @@ from kintsugi.scaling.state import (
     clear_flags,
     fresh,
     hold_fleet,
+    hold_nodes,
     note,
     read_plan,
 )
@@ -86,10 +88,22 @@ def begin_scaling(context: Context, holder: str, started_by: str) -> str:
         provisioning.release_of_declared(context, plan)  # refuses before anything is touched
         begin_progress(context.store, holder, str(plan), started_by)
         clear_flags(context)
+        _start_again(context, holder, plan)
         start_watches(context)
         for node in plan.remove:
             note(context, holder, f"{node.name} is to be removed (asked by {started_by})", node.name)
     return str(plan)
+
+
+def _start_again(context: Context, holder: str, plan: ScalingPlan) -> None:
+    """Start the nodes whose removal was taken back, before they are watched. Raises StepFailed.
+
+    A node that is away altogether is left to its watch, whose recovery makes it again.
+    """
+    for node in (context.fleet.node(name) for name in plan.unwatched):
+        if clusters.start_service(context, node):
+            ready = readiness.wait_until_ready(context.settings, context.fleet, node, READY_S[node.role])
+            note(context, holder, ready)
 
 
 def add_nodes(context: Context, holder: str, role: Role) -> str:
@@ -110,9 +124,10 @@ def _change_each(
     """
     changed = []
     with hold_fleet(context, holder):
-        while waiting := due(read_plan(context)):
+        while due(read_plan(context)):
             context = fresh(context)
-            permission.await_permission(context, holder, read_plan(context))
+            if not (waiting := due(permission.await_permission(context, holder))):
+                break  # the fleet file was edited meanwhile
             change(context, holder, waiting[0])
             changed.append(waiting[0].name)
     return changed
@@ -155,8 +170,10 @@ def spread_partitions(context: Context, holder: str, rate: int) -> str:
         leaving = plan.removed(Role.KAFKA)
         if not plan.spread and not leaving:
             return NOTHING
-        permission.await_permission(context, holder, plan)
+        leaving = permission.await_permission(context, holder).removed(Role.KAFKA)
         say = _teller(context, holder, *(node.name for node in leaving))
+        # If the removal of a broker is taken back half way, its replicas have to move back to it.
+        change_membership(context, lambda record: replace(record, spread=True))
         sentence = clusters.spread_partitions(context, leaving, rate, say)
         change_membership(context, lambda record: replace(record, spread=False))
         say(sentence)
@@ -198,10 +215,15 @@ def end_watch(context: Context, node: Node) -> None:
 
 
 def clean_up(context: Context, holder: str) -> str:
-    """Let each Cassandra node drop the rows that moved to a new one; returns a sentence. Raises StepFailed."""
+    """Let each Cassandra node drop the rows that moved to a new one; returns a sentence.
+
+    Raises GuardRefused, StepFailed.
+    """
     cleaned = []
     with hold_fleet(context, holder):
-        while waiting := read_plan(context).cleanup:
+        while read_plan(context).cleanup:
+            if not (waiting := permission.await_permission(context, holder).cleanup):
+                break
             name = waiting[0]
             note(context, holder, f"{name} drops the rows that moved to a new node (nodetool cleanup)")
             clusters.clean_up(context, context.fleet.node(name))
@@ -213,17 +235,19 @@ def clean_up(context: Context, holder: str) -> str:
 def settle(context: Context, holder: str) -> str:
     """Bring the new fleet file to every member, and prove the pipeline; returns a sentence.
 
-    Raises GuardRefused if the steady state doesn't hold, StepFailed if the synthetic trade doesn't arrive.
+    Raises GuardRefused, also if the steady state doesn't hold, StepFailed if the synthetic trade doesn't arrive.
     """
     with hold_fleet(context, holder):
         if not read_plan(context).settle:
             return NOTHING
         context = fresh(context)
+        permission.await_permission(context, holder)
         release = provisioning.release_of_declared(context, ScalingPlan())
         note(
             context, holder, f"the members' files are written from release {release.short}, without a restart"
         )
-        provisioning.write_files(context, list(context.fleet.nodes), release)
+        with hold_nodes(context, holder, context.fleet.nodes):
+            provisioning.write_files(context, list(context.fleet.nodes), release)
         ControlPlane(context.settings).renew_collector()
         steady_state.await_steady(lambda: steady_state.observe_fleet(context))
         proof = steady_state.verify_synthetic_trade(context)
@@ -242,7 +266,8 @@ def finish_scaling(context: Context, holder: str, *, dry_run: bool, refusal: str
         text = f"Dry run, nothing was changed. Plan: {plan}. {f'It would be refused now: {refusal}' if refusal else ''}"
         return ScalingResult(ScalingState.DRY_RUN, text.strip())
     clear_flags(context)
-    context.store.give_back(ROLL_OUT, holder)
+    for name in (ROLL_OUT, *context.fleet.nodes):  # those of nodes: a killed task may have left some
+        context.store.give_back(name, holder)
     result = _conclude(context, holder, plan, refusal)
     end_progress(context.store, holder, result.state.value, result.text)
     return result

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from kintsugi.core.errors import GuardRefused, KintsugiError
 from kintsugi.core.rollout_state import NodeState
 from kintsugi.db.store import Store
-from kintsugi.releases.assignment import digest_to_configure_from, has_unproven_release, recorded_release
+from kintsugi.releases import assignment
+from kintsugi.releases.assignment import has_unproven_release, recorded_release
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 
@@ -54,6 +58,16 @@ def test_a_bad_release_is_told_and_one_that_was_proven_stays_good(known: Store) 
     assert known.release_record(A).verdict == "known-good"
     known.mark_known_good(B)  # tried again, and it held
     assert known.release_record(B).bad_reason is None
+
+
+@pytest.fixture(autouse=True)
+def _every_release_has_every_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assignment, "_declares", lambda *_: True)
+
+
+def digest_to_configure_from(store: Store, node: str, *, roll_back: bool = False) -> str | None:
+    context: Any = SimpleNamespace(store=store)
+    return assignment.digest_to_configure_from(context, node, roll_back=roll_back)
 
 
 def test_what_recovery_asks(known: Store) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from kintsugi.controlplane import preflight
+from kintsugi.core.cassandra_racks import record_zones
 from kintsugi.core.certificates import create_authority
 from kintsugi.core.errors import PreflightError
+from kintsugi.core.membership import Membership, write_membership
 from kintsugi.core.processes import MARKER, wait_until
 from kintsugi.core.settings import Settings
 from kintsugi.environments.local.platform import LocalPlatform
@@ -181,3 +183,12 @@ def test_a_formed_cassandra_cluster_gets_no_other_zones(settings: Settings) -> N
         preflight.check_preflight(settings)
     give_zones(settings, {"kafka-1": "a", "kafka-2": "b", "kafka-3": "c"})
     preflight.check_preflight(settings)
+
+
+def test_other_zones_of_members_are_refused_although_they_are_not_in_force(settings: Settings) -> None:
+    write_membership(settings.control, Membership(settings.declared_fleet.nodes))
+    record_zones(settings, {})
+    give_zones(settings, {"cassandra-1": "a", "cassandra-2": "b", "cassandra-3": "c"})
+    assert settings.fleet.node("cassandra-1").zone is None
+    with pytest.raises(PreflightError, match="cassandra-1: a"):
+        preflight.check_preflight(settings)

@@ -9,7 +9,14 @@ import pytest
 
 from kintsugi.core.errors import FleetError
 from kintsugi.core.fleet import Node, Role
-from kintsugi.core.membership import Membership, read_membership, record_path, write_membership
+from kintsugi.core.membership import (
+    Membership,
+    moved_nodes,
+    present_nodes,
+    read_membership,
+    record_path,
+    write_membership,
+)
 from kintsugi.core.settings import Settings
 from tests.installations import installation
 
@@ -79,6 +86,13 @@ def test_what_is_left_to_do_follows_from_the_role(settings: Settings) -> None:
     assert "kafka-4" not in gone.members
 
 
+def test_a_broker_that_stays_after_all_gets_replicas_again(settings: Settings) -> None:
+    leaving = Membership(settings.declared_fleet.nodes).without_watch("kafka-3")
+    assert leaving.spread
+    assert not leaving.without("kafka-3").spread
+    assert not Membership(settings.declared_fleet.nodes).without_watch("cassandra-3").spread
+
+
 def test_the_record_is_read_as_it_was_written(settings: Settings) -> None:
     node = Node("cassandra-4", Role.CASSANDRA, "127.34.2.4", 2222, zone="a")
     written = Membership(settings.declared_fleet.nodes).with_joining(node).with_member(node)
@@ -87,3 +101,42 @@ def test_the_record_is_read_as_it_was_written(settings: Settings) -> None:
     record_path(settings.control).write_text("{}")
     with pytest.raises(FleetError, match=re.escape("fleet.json")):
         _ = settings.fleet
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("address: 127.34.1.1}", "address: 127.34.1.9}"),
+        ("address: 127.34.1.1}", "address: 127.34.1.1, ssh_port: 23}"),
+    ],
+)
+def test_an_edit_of_a_place_is_not_in_force_and_is_named(settings: Settings, before: str, after: str) -> None:
+    members = settings.declared_fleet.nodes
+    write_membership(settings.control, Membership(members))
+    text = settings.fleet_file.read_text()
+    assert before in text
+    settings.fleet_file.write_text(text.replace(before, after))
+    record = read_membership(settings.control)
+    present = present_nodes(settings.declared_fleet, record)
+    assert present is not None
+    assert settings.declared_fleet.node("kafka-1") != members["kafka-1"]
+    assert settings.fleet.node("kafka-1") == members["kafka-1"]
+    assert settings.known_fleet.node("kafka-1") == members["kafka-1"]
+    assert present["kafka-1"] == members["kafka-1"]
+    assert moved_nodes(settings.declared_fleet, record) == ["kafka-1"]
+
+
+def test_a_protection_is_in_force_at_once(settings: Settings) -> None:
+    write_membership(settings.control, Membership(settings.declared_fleet.nodes))
+    text = settings.fleet_file.read_text()
+    settings.fleet_file.write_text(
+        text.replace("address: 127.34.1.1}", "address: 127.34.1.1, protected: true}")
+    )
+    assert settings.fleet.node("kafka-1").protected
+    assert moved_nodes(settings.declared_fleet, read_membership(settings.control)) == []
+
+
+def test_the_zones_of_a_release_that_was_rolled_out_are_recorded(settings: Settings) -> None:
+    members = Membership(settings.declared_fleet.nodes).with_zones({"kafka-1": "a"})
+    assert members.members["kafka-1"].zone == "a"
+    assert members.members["kafka-2"] == settings.declared_fleet.node("kafka-2")

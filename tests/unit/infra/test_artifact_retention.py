@@ -13,6 +13,8 @@ from kintsugi.core.settings import Settings, load_settings
 from kintsugi.infra import artifact_retention, artifacts
 from kintsugi.infra.artifact_retention import NEEDED_BY, remove_unneeded
 
+AMONG = ("kafka",)
+
 
 def put_jar(pom: Path, directory: Path) -> None:
     (directory / "kafka.jar").write_text(pom.read_text())
@@ -38,9 +40,9 @@ def checkout(root: Path, name: str, version: str) -> Settings:
 def test_a_set_stays_until_the_last_who_needs_it_is_gone(root: Path) -> None:
     one, other = checkout(root, "one", "4.3.1"), checkout(root, "other", "4.3.1")
     jars = one.jars("kafka")
-    assert remove_unneeded(one, [one.repository]) == []
+    assert remove_unneeded(one, [one.repository], AMONG) == []
     assert jars.is_dir()
-    assert remove_unneeded(one, [other.repository]) == [jars.name]
+    assert remove_unneeded(one, [other.repository], AMONG) == [jars.name]
     assert not jars.exists()
     assert [path.name for path in one.artifacts.iterdir()] == [".lock"]
 
@@ -49,7 +51,7 @@ def test_a_checkout_with_another_version_needs_the_old_jars_no_longer(root: Path
     settings = checkout(root, "one", "4.3.1")
     old = settings.jars("kafka")
     checkout(root, "one", "4.4.0")
-    assert remove_unneeded(settings, []) == [old.name]
+    assert remove_unneeded(settings, [], AMONG) == [old.name]
     assert settings.jars("kafka").is_dir()
 
 
@@ -57,7 +59,7 @@ def test_an_installation_that_was_removed_needs_nothing(root: Path) -> None:
     settings = checkout(root, "one", "4.3.1")
     jars = settings.jars("kafka")
     settings.jar_lock("kafka").unlink()
-    assert remove_unneeded(settings, []) == [jars.name]
+    assert remove_unneeded(settings, [], AMONG) == [jars.name]
 
 
 def test_who_needs_a_set_is_recorded_also_when_nothing_is_fetched(root: Path) -> None:
@@ -77,10 +79,10 @@ def test_who_needs_a_set_is_recorded_also_when_nothing_is_fetched(root: Path) ->
 def test_a_set_of_which_nothing_is_recorded_stays(root: Path) -> None:
     settings = checkout(root, "one", "4.3.1")
     (settings.jars("kafka") / NEEDED_BY).unlink()
-    assert remove_unneeded(settings, [settings.repository]) == []
+    assert remove_unneeded(settings, [settings.repository], AMONG) == []
     # Nor once somebody needs it: an installation from before this record may need it too.
     artifact_retention.mark_needed(settings, ["kafka"])
-    assert remove_unneeded(settings, [settings.repository]) == []
+    assert remove_unneeded(settings, [settings.repository], AMONG) == []
 
 
 def test_a_cache_that_is_not_ours_is_left_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,4 +97,13 @@ def test_a_cache_that_is_not_ours_is_left_alone(root: Path, monkeypatch: pytest.
 
 
 def test_without_a_cache_nothing_is_removed(root: Path) -> None:
-    assert remove_unneeded(dataclasses.replace(load_settings(), cache=root / "none"), []) == []
+    assert remove_unneeded(dataclasses.replace(load_settings(), cache=root / "none"), [], AMONG) == []
+
+
+def test_the_jars_of_the_control_plane_stay(root: Path) -> None:
+    settings = checkout(root, "one", "4.3.1")
+    old = settings.jars("kafka")
+    checkout(root, "one", "4.4.0")
+    assert remove_unneeded(settings, [], ("cassandra", "spark")) == []
+    assert old.is_dir()
+    assert remove_unneeded(settings, [], AMONG) == [old.name]

@@ -15,7 +15,13 @@ from kintsugi.core.membership import read_membership
 from kintsugi.core.settings import Settings
 from kintsugi.installation import up as ups
 from kintsugi.installation.installation_lock import hold_installation_lock
-from kintsugi.installation.up import PARTS, record_members, remove_installation, run_in_foreground
+from kintsugi.installation.up import (
+    PARTS,
+    describe_moved,
+    record_members,
+    remove_installation,
+    run_in_foreground,
+)
 from tests.installations import installation
 
 
@@ -170,3 +176,12 @@ def test_a_node_that_exists_and_is_not_declared_stops_the_first_record(settings:
     with pytest.raises(FleetError, match="kafka-4"):
         record_members(settings, ["kafka-1", "kafka-4"])
     assert read_membership(settings.control) is None
+
+
+def test_an_edit_that_is_not_in_force_is_named(settings: Settings) -> None:
+    record_members(settings, [])
+    assert describe_moved(settings) == ""
+    text = settings.fleet_file.read_text()
+    settings.fleet_file.write_text(text.replace("127.34.1.2}", "127.34.1.9}"))
+    assert "kafka-2" in describe_moved(settings)
+    assert "make scale-fleet" in describe_moved(settings)

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
+import pytest
+from kafka.errors import KafkaTimeoutError
+
+from kintsugi.core.errors import StepFailed
+from kintsugi.scaling import kafka_partitions
 from kintsugi.scaling.kafka_partitions import PartitionState, hosted_on, open_partitions
 from kintsugi.scaling.partition_moves import Brokers
 
@@ -37,3 +44,41 @@ def test_a_broker_hosts_what_it_has_or_is_in_sync_with() -> None:
     states = {ONE: state((1, 3, 4), {1, 2, 3}), ("trades", 1): state((1, 3, 4), {1, 3, 4})}
     assert hosted_on(states, 2) == ["trades-0"]
     assert hosted_on(states, 4) == ["trades-0", "trades-1"]
+
+
+@pytest.fixture
+def lifted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Kafka with one partition that is to move; how often the limits were lifted."""
+    calls: list[str] = []
+
+    @contextmanager
+    def open_admin(_: list[str]) -> Iterator[object]:
+        yield object()
+
+    monkeypatch.setattr(kafka_partitions, "open_admin", open_admin)
+    monkeypatch.setattr(
+        kafka_partitions, "read_partition_states", lambda _: {ONE: state((1, 2, 3), {1, 2, 3})}
+    )
+    monkeypatch.setattr(kafka_partitions, "lift_limits", lambda *_: calls.append("lifted"))
+    return calls
+
+
+def move(reason: str) -> None:
+    kafka_partitions.move_replicas(["a:1"], STAYING, rate=1, say=lambda _: None, give_up=lambda: reason)
+
+
+def test_moves_that_are_stopped_leave_no_limits(lifted: list[str]) -> None:
+    with pytest.raises(StepFailed, match="kafka-3"):
+        move("kafka-3 does not answer")
+    assert lifted == ["lifted"]
+
+
+def test_limits_that_stay_do_not_hide_why_the_moves_stopped(
+    lifted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise KafkaTimeoutError
+
+    monkeypatch.setattr(kafka_partitions, "lift_limits", fail)
+    with pytest.raises(StepFailed, match="kafka-3"):
+        move("kafka-3 does not answer")

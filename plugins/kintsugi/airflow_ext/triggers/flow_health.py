@@ -12,7 +12,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from kintsugi.airflow_ext.triggers.node_health import MAX_WATCH_S
 from kintsugi.airflow_ext.triggers.node_health_listener import end_of_watch
 from kintsugi.core.connections import store_dsn
-from kintsugi.core.fleet import Role, load_fleet
+from kintsugi.core.fleet import Role
 from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import load_settings
 from kintsugi.db.flow_samples import FlowSample, FlowSamples
@@ -111,7 +111,7 @@ class StreamAbsentTrigger(BaseTrigger):
 
     async def watch(self) -> str | None:
         """Return the master's answer when the application was absent; None after ``max_watch`` seconds."""
-        (master, *_), clock = load_fleet().of(Role.SPARK_MASTER), asyncio.get_running_loop().time
+        (master, *_), clock = load_settings().fleet.of(Role.SPARK_MASTER), asyncio.get_running_loop().time
         ends_s, absent, was_present = clock() + self.max_watch, 0, False
         while clock() < ends_s:
             probe = await probe_stream(master)
