@@ -1,6 +1,7 @@
 """What each role does when a node is added to it or removed from it; `steps` has the order.
 
-Every function looks at the cluster first and does only what is left to do, so it may be killed and run again.
+Every function looks at the cluster first and does only what is left to do, so it may be killed and run again. ``check``
+is called right before each act that can't be undone, so a step that another run has replaced does none.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from kintsugi.probes.peers import query_cassandra
 from kintsugi.probes.protocols import answering_nodes
 from kintsugi.scaling.kafka_partitions import hosted_on, move_replicas, open_admin, read_partition_states
 from kintsugi.scaling.partition_moves import Brokers
+from kintsugi.scaling.state import Check
 from kintsugi.wire.kafka_quorum import find_leader, unregister_broker
 
 STOP_S = 60.0
@@ -37,7 +39,7 @@ Say = Callable[[str], None]
 log = logging.getLogger(__name__)
 
 
-def spread_partitions(context: Context, leaving: Sequence[Node], rate: int, say: Say) -> str:
+def spread_partitions(context: Context, leaving: Sequence[Node], rate: int, say: Say, check: Check) -> str:
     """Spread the replicas of all partitions over the brokers that stay or came, and settle the quorum's voters.
 
     ``rate``: bytes a second for each broker. Returns a sentence; raises StepFailed.
@@ -45,6 +47,7 @@ def spread_partitions(context: Context, leaving: Sequence[Node], rate: int, say:
     names = {node.name for node in leaving}
     staying = [node for node in context.fleet.of(Role.KAFKA) if node.name not in names]
     bootstrap = [f"{node.address}:{KAFKA_PORT}" for node in staying]
+    check()
     moved = move_replicas(
         bootstrap,
         Brokers({node.index: node.zone for node in staying}),
@@ -52,6 +55,7 @@ def spread_partitions(context: Context, leaving: Sequence[Node], rate: int, say:
         say=say,
         give_up=_silence_watch(staying),
     )
+    check()
     settle_voters(staying, leaving, kafka_cluster_id(context.settings), on_progress=say)
     return f"the partitions are spread over {len(staying)} brokers ({moved} moved)"
 
@@ -69,7 +73,7 @@ def _silence_watch(nodes: Sequence[Node]) -> Callable[[], str | None]:
     return look
 
 
-def stop_broker(context: Context, node: Node, say: Say) -> None:
+def stop_broker(context: Context, node: Node, say: Say, check: Check) -> None:
     """Stop a broker that holds no replica and no vote, and let the cluster forget it.
 
     Raises GuardRefused if it still holds one, StepFailed if it does not stop.
@@ -84,12 +88,13 @@ def stop_broker(context: Context, node: Node, say: Say) -> None:
     _, quorum = find_leader(controllers)
     if node.index in voter_ids(quorum):
         raise GuardRefused(f"{node.name} is still a voter of Kafka's quorum.")
-    if stop_service(context, node):
+    if stop_service(context, node, check):
         say(f"{node.name} holds no replica and no vote; its service is stopped")
     ends = time.monotonic() + GONE_S
     while True:  # the cluster forgets a broker only once it is fenced
         try:
             leader, _ = find_leader(controllers)
+            check()
             unregister_broker(leader, node.index)
         except StepFailed as error:
             if time.monotonic() > ends:
@@ -100,9 +105,9 @@ def stop_broker(context: Context, node: Node, say: Say) -> None:
             return
 
 
-def stop_worker(context: Context, node: Node, say: Say) -> None:
+def stop_worker(context: Context, node: Node, say: Say, check: Check) -> None:
     """Stop a Spark worker and wait until the stream works on the others. Raises StepFailed."""
-    if stop_service(context, node):
+    if stop_service(context, node, check):
         say(f"{node.name} is stopped; its tasks run on the other workers")
     (master, *_) = context.fleet.of(Role.SPARK_MASTER)
     others = [other.address for other in context.fleet.peers(node)]
@@ -125,7 +130,7 @@ def worker_gap(document: Mapping[str, Any], address: str, others: Sequence[str])
     return f"no worker of {', '.join(missing)} is alive" if missing else None
 
 
-def decommission(context: Context, node: Node, say: Say) -> None:
+def decommission(context: Context, node: Node, say: Say, check: Check) -> None:
     """Let a Cassandra node hand its ranges to the others and leave the ring, then stop it.
 
     ``nodetool decommission`` goes on if its caller dies. Then it is waited for. Raises StepFailed, GuardRefused.
@@ -142,11 +147,12 @@ def decommission(context: Context, node: Node, say: Say) -> None:
         if status is not None and status.startswith(
             "BOOT"
         ):  # it never joined, so its peers forget it by themselves
-            stop_service(context, node)
+            stop_service(context, node, check)
         elif status == "NORMAL":
+            check()
             _run_nodetool(context, node, "decommission", DECOMMISSION_S, harmless=("already", "in progress"))
         time.sleep(2)
-    if stop_service(context, node):
+    if stop_service(context, node, check):
         say(f"{node.name} has left the ring; its service is stopped")
 
 
@@ -170,8 +176,9 @@ def common_status(answers: Sequence[Sequence[Mapping[str, Any]] | None], address
     return seen.pop() if len(seen) == 1 else None
 
 
-def clean_up(context: Context, node: Node) -> None:
+def clean_up(context: Context, node: Node, check: Check) -> None:
     """Remove the rows that the node no longer holds a range of (``nodetool cleanup``). Raises StepFailed."""
+    check()
     _run_nodetool(context, node, "cleanup", CLEANUP_S, "-j", "1")
 
 
@@ -192,7 +199,7 @@ def _run_nodetool(
         )
 
 
-def stop_service(context: Context, node: Node) -> bool:
+def stop_service(context: Context, node: Node, check: Check) -> bool:
     """Stop the service of the node cleanly; False if it doesn't run any more. Raises StepFailed."""
     service = SERVICES[node.role]
     if not context.platform().running(node.name):
@@ -200,5 +207,6 @@ def stop_service(context: Context, node: Node) -> bool:
     status = control_program(context, node, "status", service, STOP_S)
     if "no such process" in status or "STOPPED" in status:
         return False
+    check()
     control_program(context, node, "stop", service, STOP_S)
     return True

@@ -24,6 +24,7 @@ from kintsugi.recovery.plan_policy import check_single_action, node_addresses
 from kintsugi.releases import archive, assignment
 from kintsugi.releases.archive import Release
 from kintsugi.scaling.plan import ScalingPlan
+from kintsugi.scaling.state import Check
 
 PLAN_TRIES = 3
 CONFIGURE_S = 420.0
@@ -82,26 +83,30 @@ def _require_ability(release: Release, plan: ScalingPlan) -> None:
         )
 
 
-def create_node(context: Context, node: Node) -> None:
+def create_node(context: Context, node: Node, check: Check) -> None:
     """Let Terraform make the node and its volume; what is there stays. Raises PlanRejected, StepFailed."""
     addresses = node_addresses(context.fleet.environment, node.name, with_volume=True)
+    check()
     context.platform().make_room([node.name], context.terraform().known, living=True)
-    _apply(context, addresses, ["create"], [])
+    _apply(context, addresses, ["create"], [], check)
     context.platform().power_on(node.name)
 
 
-def destroy_node(context: Context, node: Node) -> None:
+def destroy_node(context: Context, node: Node, check: Check) -> None:
     """Let Terraform destroy node and volume; the data goes to the quarantine. Raises PlanRejected, StepFailed."""
     addresses = node_addresses(context.fleet.environment, node.name, with_volume=True)
-    _apply(context, addresses, ["delete"], [node.name])
+    _apply(context, addresses, ["delete"], [node.name], check)
 
 
-def _apply(context: Context, addresses: Sequence[str], action: list[str], without: Sequence[str]) -> None:
+def _apply(
+    context: Context, addresses: Sequence[str], action: list[str], without: Sequence[str], check: Check
+) -> None:
     terraform = context.terraform()
     for _ in range(PLAN_TRIES):
         saved = terraform.plan(targets=addresses, without=without)
         if not check_single_action(saved.document, addresses, action):
             return
+        check()
         try:
             terraform.apply(saved)
         except StalePlan:
