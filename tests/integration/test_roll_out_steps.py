@@ -137,7 +137,9 @@ def context(store: Store, servers: Servers, tmp_path: Path) -> Context:  # noqa:
     return Context(settings=settings, fleet=settings.fleet, store=store)
 
 
-def roll_out(context: Context, servers: Servers, run: str = RUN, wanted: str = NEW) -> rollout_record.RolloutRecord:
+def roll_out(
+    context: Context, servers: Servers, run: str = RUN, wanted: str = NEW
+) -> rollout_record.RolloutRecord:
     """What the DAG does: every task once, those after a failure left out, the way back and the end always."""
 
     def tasks() -> None:
@@ -275,7 +277,9 @@ def test_old_jars_are_removed_only_after_a_release_became_known_good(
     assert removals == []
     servers.bad = set()
     context.store.mark_known_good(NEW)  # its bad mark is gone
-    assert roll_out(context, servers, "manual__2").well, "a roll-out that held is well, whatever the cache does"
+    assert roll_out(context, servers, "manual__2").well, (
+        "a roll-out that held is well, whatever the cache does"
+    )
     assert removals == ["b"]
 
 

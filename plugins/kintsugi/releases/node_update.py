@@ -25,7 +25,9 @@ from kintsugi.releases.archive import Release
 from kintsugi.releases.rollout_claim import LEASE_S, RESTART_S, check_maintenance
 
 READY_S = 150.0
-STOP_S = 45.0  # an init waits 30 s for a service to stop; with the judgement less than the 120 s of the kill lock
+STOP_S = (
+    45.0  # an init waits 30 s for a service to stop; with the judgement less than the 120 s of the kill lock
+)
 
 StopReasons = Callable[[Context, Node], list[str]]
 """Returns the reasons against a stop of a node that may serve: `kintsugi.recovery.planned_stop.stop_reasons`.
@@ -92,9 +94,7 @@ def _stop_failed_service(
 ) -> None:
     """Stop the service that failed, unless its peers need it: the fault may lie with one of them."""
     try:
-        with stop_permission(
-            context, node, token, lambda: stop_reasons(context, context.fleet.node(node))
-        ):
+        with stop_permission(context, node, token, lambda: stop_reasons(context, context.fleet.node(node))):
             stop_service(context, node)
     except (GuardRefused, StaleTokenError) as refused:
         context.store.note_deployment(

@@ -256,7 +256,11 @@ def roll_back(context: Context, deployment_id: str, stop_reasons: node_update.St
 
 
 def _roll_back_node(
-    context: Context, deployment: Deployment, release: Release, node: str, stop_reasons: node_update.StopReasons
+    context: Context,
+    deployment: Deployment,
+    release: Release,
+    node: str,
+    stop_reasons: node_update.StopReasons,
 ) -> None:
     store = context.store
     verified = deployment.step(node).state is NodeState.PROVEN

@@ -16,7 +16,7 @@
                  synthetic trade has arrived, the release is known-good.
 5. ``finish``    always: end flags and lease, and say what came of it.
 
-Before each node the guards are asked again. Before each act that can't be undone the step checks that it still holds the
+Before each node the guards are asked again. Before each act that can't be undone a step checks that it still holds the
 lease of the fleet. What is left to do is computed from the fleet file and from the clusters at each step, so each step
 may be killed at any moment and run again, and so may the whole run: the next one goes on.
 """

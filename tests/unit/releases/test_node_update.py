@@ -190,9 +190,7 @@ def test_a_failed_probe_stops_a_node_that_its_peers_can_do_without(fleet: Fleet)
 
 
 @pytest.mark.parametrize("fault", ["needed", "lock_held_elsewhere", "stale"])
-def test_a_node_that_its_peers_need_is_left_running_and_the_way_back_begins(
-    fleet: Fleet, fault: str
-) -> None:
+def test_a_node_that_its_peers_need_is_left_running_and_the_way_back_begins(fleet: Fleet, fault: str) -> None:
     fleet.fails = True
     setattr(fleet, fault, ["1 other Cassandra node is down."] if fault == "needed" else True)
     with pytest.raises(StepFailed, match="150 s"):

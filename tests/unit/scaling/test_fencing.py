@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -122,7 +122,7 @@ def test_the_check_is_of_the_token_under_which_the_fleet_is_held(monkeypatch: py
         acquire_lease=lambda *_, **__: SimpleNamespace(token=7),
         check_lease=lambda name, token: checked.append((name, token)),
     )
-    monkeypatch.setattr(state, "lease_renewal", lambda *_: contextmanager(lambda: (yield))())
+    monkeypatch.setattr(state, "lease_renewal", lambda *_: nullcontext())
     with state.hold_fleet(SimpleNamespace(store=store), "scale_fleet/1") as check:  # type: ignore[arg-type]
         assert checked == []
         check()
