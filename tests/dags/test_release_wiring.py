@@ -13,6 +13,7 @@ from kintsugi.airflow_ext.rollout_task_group import group_of
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import load_fleet
 from kintsugi.operations.context import Context
+from kintsugi.recovery.planned_stop import stop_reasons
 from kintsugi.releases import drift, rollout_record, rollout_steps
 from kintsugi.releases.rollout import update_order
 from tests.dags.in_process import run_in_process
@@ -33,18 +34,22 @@ class Recorder:
         monkeypatch.setattr(
             rollout_steps, "prepare_rollout", lambda *_, **__: self._act("prepare") and self.Opened()
         )
-        for name, step in (("plan_rollout", "plan"), ("roll_back", "go_back")):
-            monkeypatch.setattr(rollout_steps, name, lambda *_, step=step: self._act(step))
+        monkeypatch.setattr(rollout_steps, "plan_rollout", lambda *_: self._act("plan"))
+        monkeypatch.setattr(rollout_steps, "roll_back", lambda *a: self._act("go_back", *a[2:]))
         monkeypatch.setattr(rollout_steps, "bake_release", lambda *a: self._act(f"hold {a[2]:.0f}"))
         for name, step in (("update_node", "apply"), ("verify_update", "prove")):
-            monkeypatch.setattr(rollout_steps, name, lambda *a, step=step: self._act(f"{step} {a[2]}"))
+            monkeypatch.setattr(
+                rollout_steps, name, lambda *a, step=step: self._act(f"{step} {a[2]}", *a[3:])
+            )
         monkeypatch.setattr(
             rollout_steps,
             "finish_rollout",
             lambda *_, **__: rollout_record.RolloutRecord(self.fails_at is None, self._act("finish")),
         )
 
-    def _act(self, name: str) -> str:
+    def _act(self, name: str, *judgement: Any) -> str:
+        """``judgement``: what a step that stops a service asks before."""
+        assert judgement in ((), (stop_reasons,))
         self.acted.append(name)
         if name == self.fails_at:
             raise StepFailed(f"{name} was told to fail")

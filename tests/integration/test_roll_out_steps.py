@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from kintsugi.core.errors import GuardRefused, LeaseHeld, StepFailed
+from kintsugi.core.fleet import Node
 from kintsugi.core.rollout_state import NodeState
+from kintsugi.db.advisory_locks import KILL
 from kintsugi.db.store import Store
 from kintsugi.infra.ansible import Checked
 from kintsugi.operations import stream_driver
@@ -58,6 +60,15 @@ class Servers:
     restarted: list[tuple[str, str]] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     runs: dict[str, str] = field(default_factory=dict)
+    judged_in_lock: bool = False
+    needed: list[str] = field(default_factory=list)  # why no server that serves may be stopped
+
+    def judge(self, context: Context, node: Node) -> list[str]:
+        with context.store.transaction() as connection:
+            row = connection.execute("SELECT pg_try_advisory_xact_lock(%s) AS free", (KILL,)).fetchone()
+        assert row is not None
+        self.judged_in_lock |= not row["free"]
+        return self.needed
 
     def check(self, nodes: list[str], **_: Any) -> Checked:
         differs = {node: self.differs.get(node, ()) for node in nodes if node not in self.failed}
@@ -127,22 +138,24 @@ def context(store: Store, servers: Servers, tmp_path: Path) -> Context:  # noqa:
     return Context(settings=settings, fleet=settings.fleet, store=store)
 
 
-def roll_out(context: Context, run: str = RUN, wanted: str = NEW) -> rollout_record.RolloutRecord:
+def roll_out(
+    context: Context, servers: Servers, run: str = RUN, wanted: str = NEW
+) -> rollout_record.RolloutRecord:
     """What the DAG does: every task once, those after a failure left out, the way back and the end always."""
 
     def tasks() -> None:
         rollout_steps.prepare_rollout(context, run, wanted)
         rollout_steps.plan_rollout(context, run)
         for node in rollout.update_order(context.fleet):
-            rollout_steps.update_node(context, run, node.name)
-            rollout_steps.verify_update(context, run, node.name)
+            rollout_steps.update_node(context, run, node.name, servers.judge)
+            rollout_steps.verify_update(context, run, node.name, servers.judge)
         rollout_steps.bake_release(context, run, 0.0)
 
     try:
         tasks()
     except (StepFailed, GuardRefused):
         with suppress(StepFailed, GuardRefused):
-            rollout_steps.roll_back(context, run)
+            rollout_steps.roll_back(context, run, servers.judge)
     return rollout_steps.finish_rollout(context, run)
 
 
@@ -160,7 +173,7 @@ def nothing_is_held(context: Context) -> bool:
 def test_only_what_changes_is_restarted_and_then_all_is_known_good(
     context: Context, servers: Servers
 ) -> None:
-    story = roll_out(context)
+    story = roll_out(context, servers)
     assert story.well, story.text
     assert servers.restarted == [("kafka-1", "b"), ("kafka-2", "b"), ("kafka-3", "b")]
     assert set(on(context).values()) == {"b"}
@@ -172,26 +185,39 @@ def test_only_what_changes_is_restarted_and_then_all_is_known_good(
 
 def test_the_first_bad_probe_ends_it_and_the_node_returns(context: Context, servers: Servers) -> None:
     servers.bad = {("kafka-1", "b")}
-    story = roll_out(context)
+    story = roll_out(context, servers)
     assert not story.well
     assert servers.restarted == [("kafka-1", "b"), ("kafka-1", "a")]
-    assert servers.stopped == ["kafka-1"]
+    assert servers.stopped == ["kafka-1"] * 3, "to be updated, after the bad probe, and to be rolled back"
+    assert servers.judged_in_lock
     assert set(on(context).values()) == {"a"}
     assert context.store.release_record(NEW).bad_reason == "kafka-1: kafka-1 doesn't listen"
     assert context.store.read_deployment(RUN).state == "returned"
     assert nothing_is_held(context)
 
 
+def test_a_server_that_its_peers_need_runs_on_after_a_bad_probe(context: Context, servers: Servers) -> None:
+    servers.unproven, servers.needed = {("kafka-1", "b")}, ["kafka-2 is not caught up"]
+    story = roll_out(context, servers)
+    assert servers.stopped == ["kafka-1"], "to be updated"
+    assert servers.restarted == [("kafka-1", "b")]
+    deployment = context.store.read_deployment(RUN)
+    assert (deployment.state, deployment.step("kafka-1").state) == ("stuck", NodeState.FAILED)
+    assert [entry for entry in deployment.entries if entry.node == "kafka-1" and "caught up" in entry.message]
+    assert not story.well
+    assert nothing_is_held(context)
+
+
 def test_all_that_was_touched_returns_the_sick_one_first(context: Context, servers: Servers) -> None:
     servers.unproven = {("kafka-3", "b")}
-    roll_out(context)
+    roll_out(context, servers)
     assert servers.restarted[3:] == [("kafka-3", "a"), ("kafka-2", "a"), ("kafka-1", "a")]
     assert set(on(context).values()) == {"a"}
 
 
 def test_what_does_not_render_touches_nothing(context: Context, servers: Servers) -> None:
     servers.failed = {"cassandra-1": "task 'Write the configuration': 'hep' is undefined"}
-    story = roll_out(context)
+    story = roll_out(context, servers)
     assert servers.restarted == []
     assert "stopped" in story.text
     assert "'hep' is undefined" in str(context.store.release_record(NEW).bad_reason)
@@ -228,7 +254,7 @@ def test_a_kafka_that_could_not_be_rolled_back_touches_nothing_and_is_not_bad(
         raise GuardRefused("metadata.version is 33")
 
     monkeypatch.setattr(release_features, "check_features", refuse)
-    story = roll_out(context)
+    story = roll_out(context, servers)
     assert asked == [("b", "a")]
     assert servers.restarted == []
     assert "stopped" in story.text
@@ -248,11 +274,13 @@ def test_old_jars_are_removed_only_after_a_release_became_known_good(
 
     monkeypatch.setattr(release_artifacts, "remove_unneeded", remove)
     servers.bad = {("kafka-1", "b")}
-    roll_out(context)
+    roll_out(context, servers)
     assert removals == []
     servers.bad = set()
     context.store.mark_known_good(NEW)  # its bad mark is gone
-    assert roll_out(context, "manual__2").well, "a roll-out that held is well, whatever the cache does"
+    assert roll_out(context, servers, "manual__2").well, (
+        "a roll-out that held is well, whatever the cache does"
+    )
     assert removals == ["b"]
 
 
@@ -273,7 +301,7 @@ def test_a_look_that_fails_once_is_not_held_against_the_release(
 
 def test_a_node_that_does_not_come_back_is_left_to_its_watch(context: Context, servers: Servers) -> None:
     servers.bad = {("kafka-2", "b"), ("kafka-2", "a")}
-    story = roll_out(context)
+    story = roll_out(context, servers)
     assert servers.restarted == [("kafka-1", "b"), ("kafka-2", "b"), ("kafka-2", "a")]
     assert "stuck" in story.text
     assert context.store.read_lease("kafka-2") is None
@@ -284,11 +312,11 @@ def test_a_node_that_does_not_come_back_is_left_to_its_watch(context: Context, s
 def test_a_task_killed_while_it_restarts_is_run_again(context: Context, servers: Servers, at: str) -> None:
     servers.dies_at = at
     with pytest.raises(Killed):
-        roll_out(context)
+        roll_out(context, servers)
     assert context.store.read_deployment(RUN).step(at).state is NodeState.TOUCHED
     assert context.store.read_lease(at) is not None
     assert on(context)[at] == "b"
-    story = roll_out(context)
+    story = roll_out(context, servers)
     assert story.well, story.text
     assert [node for node, _ in servers.restarted].count(at) == 2
     assert len(servers.restarted) == 4
@@ -307,8 +335,8 @@ def test_the_way_back_killed_in_the_middle_is_finished(context: Context, servers
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(node_update, "restart_node", dies_on_the_way_back)
         with pytest.raises(Killed):
-            roll_out(context)
-    rollout_steps.roll_back(context, RUN)
+            roll_out(context, servers)
+    rollout_steps.roll_back(context, RUN, servers.judge)
     assert context.store.read_deployment(RUN).step("kafka-2").state is NodeState.RETURNED
     assert not rollout_steps.finish_rollout(context, RUN).well
     assert set(on(context).values()) == {"a"}
@@ -317,7 +345,7 @@ def test_the_way_back_killed_in_the_middle_is_finished(context: Context, servers
 
 def test_no_node_is_touched_while_something_is_sick(context: Context, servers: Servers) -> None:
     servers.sick = {"cassandra-3": "it doesn't answer"}
-    story = roll_out(context)
+    story = roll_out(context, servers)
     assert servers.restarted == []
     assert "stopped" in story.text
     assert context.store.release_record(NEW).verdict == "unproven"
@@ -337,12 +365,12 @@ def test_a_proven_node_that_falls_sick_later_counts_against_the_release(
     rollout_steps.prepare_rollout(context, RUN, NEW)
     rollout_steps.plan_rollout(context, RUN)
     for node in rollout.update_order(context.fleet)[:4]:
-        rollout_steps.update_node(context, RUN, node.name)
-        rollout_steps.verify_update(context, RUN, node.name)
+        rollout_steps.update_node(context, RUN, node.name, servers.judge)
+        rollout_steps.verify_update(context, RUN, node.name, servers.judge)
     servers.sick = {"kafka-1": "out of sync"}
     with pytest.raises(StepFailed, match="kafka-1 failed after it was verified"):
-        rollout_steps.update_node(context, RUN, "kafka-3")
-    rollout_steps.roll_back(context, RUN)
+        rollout_steps.update_node(context, RUN, "kafka-3", servers.judge)
+    rollout_steps.roll_back(context, RUN, servers.judge)
     assert servers.restarted[2:] == [
         ("kafka-1", "a"),
         ("kafka-2", "a"),
@@ -352,7 +380,7 @@ def test_a_proven_node_that_falls_sick_later_counts_against_the_release(
 
 def test_a_persons_maintenance_mark_is_kept(context: Context, servers: Servers) -> None:
     context.store.set_maintenance("kafka-2", reason="new disk", user="ann")
-    roll_out(context)
+    roll_out(context, servers)
     assert servers.restarted == [("kafka-1", "b")]
     assert [flag.user for flag in context.store.read_maintenance("kafka-2")] == ["ann"]
 
@@ -362,9 +390,9 @@ def test_a_node_under_repair_is_not_touched(context: Context, servers: Servers) 
     rollout_steps.prepare_rollout(context, RUN, NEW)
     rollout_steps.plan_rollout(context, RUN)
     for node in rollout.update_order(context.fleet)[:2]:
-        rollout_steps.update_node(context, RUN, node.name)
+        rollout_steps.update_node(context, RUN, node.name, servers.judge)
     with pytest.raises(LeaseHeld, match="watch_kafka-1"):
-        rollout_steps.update_node(context, RUN, "kafka-1")
+        rollout_steps.update_node(context, RUN, "kafka-1", servers.judge)
     assert servers.restarted == []
 
 
@@ -387,7 +415,7 @@ def test_a_fleet_whose_canary_does_not_arrive_gets_no_release(
         raise StepFailed("it didn't arrive")
 
     monkeypatch.setattr(steady_state, "verify_synthetic_trade", lost)
-    roll_out(context)
+    roll_out(context, servers)
     assert servers.restarted == []
     assert context.store.release_record(NEW).verdict == "unproven"
 
@@ -404,7 +432,7 @@ def test_a_bad_hold_returns_everything(
             raise StepFailed("it didn't arrive") from None
 
     monkeypatch.setattr(steady_state, "verify_synthetic_trade", once)
-    story = roll_out(context)
+    story = roll_out(context, servers)
     assert servers.restarted[3:] == [("kafka-3", "a"), ("kafka-2", "a"), ("kafka-1", "a")]
     assert "returned" in story.text
     assert context.store.last_known_good().digest == OLD  # type: ignore[union-attr]
@@ -414,7 +442,7 @@ def test_the_known_good_release_rolled_out_again_is_never_marked_bad(
     context: Context, servers: Servers
 ) -> None:
     servers.bad = {("kafka-1", "a")}
-    story = roll_out(context, wanted=OLD)
+    story = roll_out(context, servers, wanted=OLD)
     assert not story.well
     assert context.store.release_record(OLD).verdict == "known-good"
     assert servers.restarted == [("kafka-1", "a")]  # there is nothing to go back to: recovery's business

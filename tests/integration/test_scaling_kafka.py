@@ -195,7 +195,7 @@ def test_a_new_broker_gets_its_share_although_the_moves_were_killed(cluster: Clu
             [f"{NODES[0].address}:{KAFKA_PORT}"], brokers, rate=RATE, say=cluster.said.append,
             give_up=lambda: next(looks),
         )  # fmt: skip
-    clusters.spread_partitions(cluster.context, [], RATE, cluster.said.append)
+    clusters.spread_partitions(cluster.context, [], RATE, cluster.said.append, held)
     states = cluster.states()
     load = load_of(states, TOPIC)
     assert max(load.values()) - min(load.values()) <= 2
@@ -207,13 +207,17 @@ def test_a_new_broker_gets_its_share_although_the_moves_were_killed(cluster: Clu
     assert not writer.failed
 
 
+def held() -> None:
+    """The step holds the lease of the fleet."""
+
+
 def test_a_broker_that_holds_replicas_is_not_stopped(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped: list[Node] = []
-    monkeypatch.setattr(clusters, "stop_service", lambda _, node: stopped.append(node))
+    monkeypatch.setattr(clusters, "stop_service", lambda _, node, __: stopped.append(node))
     with pytest.raises(GuardRefused, match="replicas"):
-        clusters.stop_broker(cluster.context, NEW, cluster.said.append)
+        clusters.stop_broker(cluster.context, NEW, cluster.said.append, held)
     assert not stopped
 
 
@@ -222,12 +226,12 @@ def test_a_voter_leaves_and_the_observer_takes_its_place(
 ) -> None:
     """One of the first three goes: the fourth becomes a voter before the quorum loses one."""
     leaving = NODES[1]
-    monkeypatch.setattr(clusters, "stop_service", lambda _, node: cluster.stop(node))
-    clusters.spread_partitions(cluster.context, [leaving], RATE, cluster.said.append)
+    monkeypatch.setattr(clusters, "stop_service", lambda _, node, __: cluster.stop(node))
+    clusters.spread_partitions(cluster.context, [leaving], RATE, cluster.said.append, held)
     assert cluster.voters() == {1, 3, 4}
     assert not hosted_on(cluster.states(), leaving.index)
-    clusters.stop_broker(cluster.context, leaving, cluster.said.append)
-    clusters.stop_broker(cluster.context, leaving, cluster.said.append)  # as after a kill
+    clusters.stop_broker(cluster.context, leaving, cluster.said.append, held)
+    clusters.stop_broker(cluster.context, leaving, cluster.said.append, held)  # as after a kill
     with cluster.admin() as admin:
         known = {broker["broker_id"] for broker in admin.describe_cluster()["brokers"]}
     assert known == {1, 3, 4}

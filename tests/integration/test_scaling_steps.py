@@ -88,9 +88,9 @@ def servers(context: Context, monkeypatch: pytest.MonkeyPatch) -> Servers:
     monkeypatch.setattr(permission, "WAIT_S", 0.0)
     release = SimpleNamespace(digest=DIGEST, short=DIGEST[:12])
     monkeypatch.setattr(provisioning, "release_of_declared", lambda *_: release)
-    monkeypatch.setattr(provisioning, "create_node", lambda _, node: made.act("create", node.name))
-    monkeypatch.setattr(provisioning, "configure_node", lambda _, node, __: made.act("configure", node.name))
-    monkeypatch.setattr(provisioning, "destroy_node", lambda _, node: made.act("destroy", node.name))
+    monkeypatch.setattr(provisioning, "create_node", lambda _, node, __: made.act("create", node.name))
+    monkeypatch.setattr(provisioning, "configure_node", lambda _, node, *__: made.act("configure", node.name))
+    monkeypatch.setattr(provisioning, "destroy_node", lambda _, node, __: made.act("destroy", node.name))
     monkeypatch.setattr(provisioning, "write_files", lambda _, names, __: made.act("write", str(len(names))))
     monkeypatch.setattr(readiness, "wait_until_ready", lambda _, __, node, ___: made.act("ready", node.name))
     monkeypatch.setattr(verification, "verify_node", lambda _, __, node: made.act("verify", node.name))
@@ -100,8 +100,8 @@ def servers(context: Context, monkeypatch: pytest.MonkeyPatch) -> Servers:
         lambda _, leaving, *__: made.act("spread", str([n.name for n in leaving])),
     )
     monkeypatch.setattr(clusters, "start_service", lambda _, node: bool(made.act("start", node.name)))
-    monkeypatch.setattr(clusters, "clean_up", lambda _, node: made.act("clean_up", node.name))
-    releasing = {role: lambda _, node, __: made.act("release", node.name) for role in steps._RELEASE}
+    monkeypatch.setattr(clusters, "clean_up", lambda _, node, __: made.act("clean_up", node.name))
+    releasing = {role: lambda _, node, *__: made.act("release", node.name) for role in steps._RELEASE}
     monkeypatch.setattr(steps, "_RELEASE", releasing)
     monkeypatch.setattr(steady_state, "await_steady", lambda _: None)
     monkeypatch.setattr(steady_state, "verify_synthetic_trade", lambda _: "a trade arrived")

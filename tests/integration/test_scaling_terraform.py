@@ -94,12 +94,12 @@ def test_one_node_is_made_and_one_is_destroyed_and_the_others_run_on(
         membership = read_membership(context.settings.control)
         assert membership is not None
         write_membership(context.settings.control, membership.with_joining(new))
-        provisioning.create_node(context, new)
+        provisioning.create_node(context, new, lambda: None)
     made = incarnations(context)
     assert made["kafka-3"]
     assert (made["kafka-1"], made["kafka-2"]) == (before["kafka-1"], before["kafka-2"])
     for _ in range(2):
-        provisioning.destroy_node(context, gone)
+        provisioning.destroy_node(context, gone, lambda: None)
     after = incarnations(context)
     assert after == {**made, "kafka-2": None}
     assert not context.settings.node_root("kafka-2").exists()

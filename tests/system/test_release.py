@@ -18,6 +18,7 @@ from kintsugi.core.errors import GuardRefused, StepFailed
 from kintsugi.core.fleet import Node, Role
 from kintsugi.operations.context import Context
 from kintsugi.pipeline.cassandra_session import session_scope
+from kintsugi.recovery.planned_stop import stop_reasons
 from kintsugi.releases import assignment, drift, rollout, rollout_record, rollout_steps
 
 pytestmark = pytest.mark.timeout(1500)
@@ -50,13 +51,13 @@ def roll_out(context: Context, run: str, digest: str) -> rollout_record.RolloutR
         rollout_steps.prepare_rollout(context, run, digest)
         rollout_steps.plan_rollout(context, run)
         for node in rollout.update_order(context.fleet):
-            print(rollout_steps.update_node(context, run, node.name))
-            print(rollout_steps.verify_update(context, run, node.name))
+            print(rollout_steps.update_node(context, run, node.name, stop_reasons))
+            print(rollout_steps.verify_update(context, run, node.name, stop_reasons))
         rollout_steps.bake_release(context, run, 5.0)
     except (StepFailed, GuardRefused) as error:
         print(error)
         with suppress(StepFailed, GuardRefused):
-            print(rollout_steps.roll_back(context, run))
+            print(rollout_steps.roll_back(context, run, stop_reasons))
     return rollout_steps.finish_rollout(context, run)
 
 

@@ -24,6 +24,7 @@ from kintsugi.infra.terraform import Terraform
 from kintsugi.operations import readiness, stream_driver
 from kintsugi.operations.context import Context
 from kintsugi.operations.kafka_voters import rejoin_voter
+from kintsugi.recovery.planned_stop import stop_reasons
 from kintsugi.releases import assignment, rollout_steps
 from kintsugi.releases.archive import Release
 from tests.system.conftest import serving_fleet
@@ -98,15 +99,15 @@ def test_a_broker_lost_in_the_middle_of_a_roll_out_gets_its_own_version(
     run, (raised, low, _) = "middle", context.fleet.of(Role.KAFKA)
     rollout_steps.prepare_rollout(context, run, own.digest)
     rollout_steps.plan_rollout(context, run)
-    rollout_steps.update_node(context, run, raised.name)
-    rollout_steps.verify_update(context, run, raised.name)
+    rollout_steps.update_node(context, run, raised.name, stop_reasons)
+    rollout_steps.verify_update(context, run, raised.name, stop_reasons)
     mixed = everywhere(context, OLD) | {raised.name: NEW}
     assert running(context) == mixed
     for node in (low, raised):
         rebuild(context, node)
         assert running(context) == mixed
     context.store.break_deployment(run, "the test ends it here")
-    print(rollout_steps.roll_back(context, run))
+    print(rollout_steps.roll_back(context, run, stop_reasons))
     rollout_steps.finish_rollout(context, run)
     assert running(context) == everywhere(context, OLD)
 

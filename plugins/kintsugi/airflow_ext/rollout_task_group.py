@@ -16,6 +16,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from kintsugi.airflow_ext.task_retries import RETRY, mark_final
 from kintsugi.core.fleet import Fleet
 from kintsugi.operations.context import Context
+from kintsugi.recovery.planned_stop import stop_reasons
 from kintsugi.releases import rollout_steps
 from kintsugi.releases.rollout import update_order
 
@@ -41,14 +42,18 @@ def plan(first: str, dry_run: str, **context: Any) -> str:
 def apply(node: str, **context: Any) -> str:
     """Configure and restart the node, or note that the release changes nothing on it."""
     with mark_final():
-        return rollout_steps.update_node(Context.from_environment(), context["dag_run"].run_id, node)
+        return rollout_steps.update_node(
+            Context.from_environment(), context["dag_run"].run_id, node, stop_reasons
+        )
 
 
 @task(**RETRY)
 def prove(node: str, **context: Any) -> str:
     """Wait until the node is ready, let it verify itself, and see that it stays healthy for a moment."""
     with mark_final():
-        return rollout_steps.verify_update(Context.from_environment(), context["dag_run"].run_id, node)
+        return rollout_steps.verify_update(
+            Context.from_environment(), context["dag_run"].run_id, node, stop_reasons
+        )
 
 
 @task(**RETRY)
@@ -66,7 +71,7 @@ def go_back(**context: Any) -> str:
     if context["ti"].xcom_pull(task_ids="prepare") is None:
         raise AirflowSkipException("no deployment was opened, so no node was updated")
     with mark_final():
-        return rollout_steps.roll_back(Context.from_environment(), context["dag_run"].run_id)
+        return rollout_steps.roll_back(Context.from_environment(), context["dag_run"].run_id, stop_reasons)
 
 
 @task(trigger_rule=TriggerRule.ALL_DONE, **RETRY | {"retries": 5})

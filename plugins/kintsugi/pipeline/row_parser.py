@@ -121,7 +121,7 @@ class TradeMessage(NamedTuple):
 
 # Numbers in JSON's notation (no leading zero) whose form already limits them to their ranges (no sign).
 _COUNT = r"(?:0|[1-9]\d{0,3}+)"
-# No group is possessive, as in (?:...)?+: Python 3.11.2, which Debian 12 has, takes a part of such a group for all of it.
+# No group is possessive, as in (?:...)?+: Python 3.11.2 (Debian 12) takes a part of such a group for all of it.
 _PRICE = r"(?:0|[1-9]\d{0,8}+)(?:\.\d{1,15}+)?"
 _UNIT = r"-?(?:0(?:\.\d{1,15}+)?|1(?:\.0{1,15}+)?)"
 _LINE = re.compile(

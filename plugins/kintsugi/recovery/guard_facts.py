@@ -173,7 +173,11 @@ async def cassandra_facts(fleet: Fleet, node: Node) -> CassandraFacts:
 
 
 async def _status_and_replication(peer: Node) -> tuple[bool, int | None]:
-    """Return whether ``peer`` reports itself as NORMAL, and the smallest replication factor of its keyspaces."""
+    """Return whether ``peer`` is up and normal, and the smallest replication factor of its keyspaces.
+
+    It is up only if it also reads its schema, which is on its disk: a node whose storage stalls still tells its status,
+    which is in memory.
+    """
     status, keyspaces = await asyncio.gather(
         query_cassandra(peer, _OWN_STATUS),
         query_cassandra(peer, KEYSPACES),
@@ -181,7 +185,9 @@ async def _status_and_replication(peer: Node) -> tuple[bool, int | None]:
     normal = not isinstance(status, str) and any(
         row["address"] == peer.address and str(row["status_with_port"]).startswith("NORMAL") for row in status
     )
-    return normal, None if isinstance(keyspaces, str) else smallest_replication(keyspaces)
+    if isinstance(keyspaces, str):
+        return False, None
+    return normal, smallest_replication(keyspaces)
 
 
 _OWN_STATUS = "SELECT address, status_with_port FROM system_views.gossip_info"

@@ -1,23 +1,39 @@
-"""Update one node: restart it from a release, verify it, and record what failed."""
+"""Update one node: restart it from a release, verify it, and record what failed.
+
+Before each stop of a service its peers are judged again, under the kill lock of the fleet (`stop_permission`). The last
+look may be minutes old, and a recovery may kill a peer meanwhile. The lock is held for the judgement and the stop only:
+its session ends after 120 s, and a playbook may take longer.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from kintsugi.core.errors import GuardRefused, StepFailed
+from kintsugi.core.errors import GuardRefused, StaleTokenError, StepFailed
+from kintsugi.core.fleet import Node
 from kintsugi.core.rollout_state import NodeState
 from kintsugi.db.store import Deployment
 from kintsugi.infra.ansible import Ansible
 from kintsugi.operations import readiness, stream_driver, verification
 from kintsugi.operations.context import Context
+from kintsugi.operations.node_programs import control_program
 from kintsugi.probes.observe import SERVICES
 from kintsugi.releases import listener_check, rollout, steady_state
 from kintsugi.releases.archive import Release
 from kintsugi.releases.rollout_claim import LEASE_S, RESTART_S, check_maintenance
 
 READY_S = 150.0
+STOP_S = (
+    45.0  # an init waits 30 s for a service to stop; with the judgement less than the 120 s of the kill lock
+)
+
+StopReasons = Callable[[Context, Node], list[str]]
+"""Returns the reasons against a stop of a node that may serve: `kintsugi.recovery.planned_stop.stop_reasons`.
+
+It uses the facts of the guards, whose room stands above this one, so the caller of the steps passes it.
+"""
 
 log = logging.getLogger(__name__)
 
@@ -60,29 +76,73 @@ def break_deployment(context: Context, deployment: Deployment, reason: str) -> N
 
 
 @contextmanager
-def record_failure(context: Context, deployment_id: str, node: str) -> Iterator[None]:
+def record_failure(
+    context: Context, deployment_id: str, node: str, token: int, stop_reasons: StopReasons
+) -> Iterator[None]:
     """Treat a StepFailed in the block as the first failed probe: record it for node, deployment and release."""
     try:
         yield
     except StepFailed as error:
         context.store.set_deployment_node(deployment_id, node, NodeState.FAILED, str(error))
-        stop_service(context, node)
         break_deployment(context, context.store.read_deployment(deployment_id), f"{node}: {error}")
+        _stop_failed_service(context, deployment_id, node, token, stop_reasons)
         raise
 
 
-def stop_service(context: Context, node: str) -> None:
-    """Stop the service that failed, so that its peers lead and answer until it is rolled back."""
-    config = context.settings.node_root(node) / "etc" / "supervisord.conf"
-    service = SERVICES[context.fleet.node(node).role]
+def _stop_failed_service(
+    context: Context, deployment_id: str, node: str, token: int, stop_reasons: StopReasons
+) -> None:
+    """Stop the service that failed, unless its peers need it: the fault may lie with one of them."""
     try:
-        context.platform().run(node, ["supervisorctl", "-c", str(config), "stop", service])
+        with stop_permission(context, node, token, lambda: stop_reasons(context, context.fleet.node(node))):
+            stop_service(context, node)
+    except (GuardRefused, StaleTokenError) as refused:
+        context.store.note_deployment(
+            deployment_id, f"its probe failed, but its service is left running: {refused}", node
+        )
+
+
+@contextmanager
+def stop_permission(
+    context: Context, node: str, token: int, reasons: Callable[[], list[str]]
+) -> Iterator[None]:
+    """Judge once more whether the node's service may be stopped; the block may then stop it, and nothing longer.
+
+    ``reasons``: looks anew, and returns every reason against it. No recovery can kill another node meanwhile: the kill
+    lock of the fleet is held. Raises GuardRefused, or StaleTokenError if another run has taken the node's lease.
+    """
+    with context.store.kill_lock():
+        if against := reasons():
+            raise GuardRefused(f"{node} is not stopped: {' '.join(against)}")
+        context.store.renew_lease(node, token, LEASE_S)
+        yield
+
+
+def role_reasons(context: Context, deployment: Deployment, node: str) -> list[str]:
+    """The reasons against the stop of a node that serves: maintenance, and what its role lacks for the steady state.
+
+    If this roll-out changed the node before, its own state is ignored.
+    """
+    check_maintenance(context, deployment.id, node)
+    role = context.fleet.node(node).role
+    left_out = [other.name for other in context.fleet if other.role is not role]
+    if deployment.step(node).state is not NodeState.WAITING:
+        left_out.append(node)
+    seen = steady_state.observe_fleet(context, but=left_out)
+    return [] if seen else [f"{seen}."]
+
+
+def stop_service(context: Context, node: str) -> None:
+    """Stop the node's service, so that its peers lead and answer until it is started again."""
+    server = context.fleet.node(node)
+    try:
+        control_program(context, server, "stop", SERVICES[server.role], STOP_S)
     except StepFailed as error:
-        log.warning("%s couldn't be stopped: %s", node, error)  # the roll-back restarts it anyway
+        log.warning("%s couldn't be stopped: %s", node, error)  # the playbook restarts it anyway
 
 
 def restart_node(context: Context, release: Release, node: str, token: int) -> None:
-    """Configure the node from the release and restart it. Raises StaleTokenError, or StepFailed by Ansible."""
+    """Configure the node from the release and start it again. Raises StaleTokenError, or StepFailed by Ansible."""
     context.store.check_lease(node, token)
     Ansible(context.settings, release).run(
         "restart.yml",

@@ -5,8 +5,9 @@
                   every node and compare it with the node's disk. A file that doesn't render is found here, before any
                   node is changed.
 3. ``apply``, ``prove``   for one node: take its lease and set a maintenance flag, so that the restart does not count
-                  as a failure; write the files and restart; then wait until it is ready, verify it, and watch it
-                  for a moment.
+                  as a failure; judge its role again and stop it, under the kill lock; write the files and start it;
+                  then wait until it is ready, verify it, and watch it for a moment. A node whose probe failed is
+                  stopped only if it serves nobody, or if its peers can do without it.
 4. ``hold``       bake: all nodes must hold the steady state for the hold time, and a synthetic trade must arrive.
                   Only then the release is known-good.
 5. ``go_back``    roll back after the first failed probe: each updated node returns to the last known-good release,
@@ -151,7 +152,9 @@ def _check_versions(context: Context, deployment: Deployment, release: Release) 
     release_features.check_features(context, release, back_to)
 
 
-def update_node(context: Context, deployment_id: str, node: str) -> str:
+def update_node(
+    context: Context, deployment_id: str, node: str, stop_reasons: node_update.StopReasons
+) -> str:
     """Configure and restart ``node`` from the release, or only record that it runs it; returns a sentence.
 
     Raises GuardRefused if it isn't the node's turn, if it is in maintenance, or if the other nodes don't hold the
@@ -170,17 +173,21 @@ def update_node(context: Context, deployment_id: str, node: str) -> str:
     release = assignment.open_release(context, deployment.digest)
     node_update.await_turn(context, deployment, node)
     token = claim_node(context, deployment_id, node)
-    with node_update.record_failure(context, deployment_id, node):
-        check_maintenance(
-            context, deployment_id, node
-        )  # once more: the wait for the lease may have taken minutes
-        context.store.set_node_releases([node], deployment.digest)
-        context.store.set_deployment_node(deployment_id, node, NodeState.TOUCHED, turn.reason)
+    with node_update.record_failure(context, deployment_id, node, token, stop_reasons):
+        # Once more: the wait for the lease may have taken minutes.
+        with node_update.stop_permission(
+            context, node, token, lambda: node_update.role_reasons(context, deployment, node)
+        ):
+            context.store.set_node_releases([node], deployment.digest)
+            context.store.set_deployment_node(deployment_id, node, NodeState.TOUCHED, turn.reason)
+            node_update.stop_service(context, node)
         node_update.restart_node(context, release, node, token)
     return f"{node} was configured from release {release.short} and restarted"
 
 
-def verify_update(context: Context, deployment_id: str, node: str) -> str:
+def verify_update(
+    context: Context, deployment_id: str, node: str, stop_reasons: node_update.StopReasons
+) -> str:
     """Verify that ``node`` serves with the release; returns a sentence. On StepFailed the roll-back begins."""
     _, step = claim_running(context, deployment_id, node)
     if step.state is NodeState.PROVEN:
@@ -190,7 +197,7 @@ def verify_update(context: Context, deployment_id: str, node: str) -> str:
             f"{node} was not updated (state {step.state.value}), so there is nothing to verify"
         )
     token = claim_node(context, deployment_id, node)
-    with node_update.record_failure(context, deployment_id, node):
+    with node_update.record_failure(context, deployment_id, node, token, stop_reasons):
         proof = node_update.verify_node(context, node)
         steady_state.bake_fleet(lambda: steady_state.observe_fleet(context), NODE_HOLD_S, [node])
         context.store.set_deployment_node(deployment_id, node, NodeState.PROVEN, proof)
@@ -228,11 +235,11 @@ def bake_release(context: Context, deployment_id: str, seconds: float) -> str:
     return sentence
 
 
-def roll_back(context: Context, deployment_id: str) -> str:
+def roll_back(context: Context, deployment_id: str, stop_reasons: node_update.StopReasons) -> str:
     """Roll every updated node back to the last known-good release, the failed one first; returns a sentence.
 
-    Does nothing if no probe failed. Raises StepFailed if a node can't be rolled back (recovery takes over), and
-    GuardRefused if there is no release to roll back to.
+    Does nothing if no probe failed. Raises StepFailed if a node can't be rolled back (recovery takes over). Raises
+    GuardRefused if there is no release to roll back to, or if its peers can't do without a node that serves.
     """
     claim_rollout(context, deployment_id)
     deployment = context.store.read_deployment(deployment_id)
@@ -244,22 +251,39 @@ def roll_back(context: Context, deployment_id: str) -> str:
         )
     release = assignment.open_release(context, str(deployment.back_to))
     while (turn := rollout.next_move(deployment.steps, broken=True)).move is Move.ROLL_BACK:
-        _roll_back_node(context, deployment, release, str(turn.node))
+        _roll_back_node(context, deployment, release, str(turn.node), stop_reasons)
         deployment = context.store.read_deployment(deployment_id)
     noted = [step.node for step in deployment.steps if not step.changes and step.state is NodeState.PROVEN]
     context.store.set_node_releases(noted, release.digest)
     return turn.reason
 
 
-def _roll_back_node(context: Context, deployment: Deployment, release: Release, node: str) -> None:
-    if deployment.step(node).state is NodeState.PROVEN:
-        node_update.await_turn(
-            context, deployment, node
-        )  # it serves, so its peers must be able to do without it
+def _roll_back_node(
+    context: Context,
+    deployment: Deployment,
+    release: Release,
+    node: str,
+    stop_reasons: node_update.StopReasons,
+) -> None:
     store = context.store
+    verified = deployment.step(node).state is NodeState.PROVEN
+
+    def reasons() -> list[str]:
+        if verified:  # it serves, so its peers must be able to do without it
+            return node_update.role_reasons(context, deployment, node)
+        # Its release may keep its peers from being ready, so that is not asked. If it serves nobody, nothing is asked.
+        check_maintenance(context, deployment.id, node)
+        return stop_reasons(context, context.fleet.node(node))
+
+    claim_rollout(context, deployment.id)  # once more: each node may take minutes
+    if verified:
+        node_update.await_turn(context, deployment, node)
+    else:
+        steady_state.await_steady(lambda: steady_state.Steady(others=tuple(reasons())))
     token = claim_node(context, deployment.id, node)
-    check_maintenance(context, deployment.id, node)
-    store.set_node_releases([node], release.digest)
+    with node_update.stop_permission(context, node, token, reasons):
+        store.set_node_releases([node], release.digest)
+        node_update.stop_service(context, node)
     try:
         node_update.restart_node(context, release, node, token)
         proof = node_update.verify_node(context, node)

@@ -1,6 +1,7 @@
 """What each role does when a node is added to it or removed from it; `steps` has the order.
 
-Every function looks at the cluster first and does only what is left to do, so it may be killed and run again.
+Every function looks at the cluster first and does only what is left to do, so it may be killed and run again. ``check``
+is called right before each act that can't be undone, so a step that another run has replaced does none.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from kintsugi.probes.peers import query_cassandra
 from kintsugi.probes.protocols import answering_nodes
 from kintsugi.scaling.kafka_partitions import hosted_on, move_replicas, open_admin, read_partition_states
 from kintsugi.scaling.partition_moves import Brokers
+from kintsugi.scaling.state import Check
 from kintsugi.wire.kafka_quorum import find_leader, unregister_broker
 
 STOP_S = START_S = 60.0
@@ -41,7 +43,7 @@ Say = Callable[[str], None]
 log = logging.getLogger(__name__)
 
 
-def spread_partitions(context: Context, leaving: Sequence[Node], rate: int, say: Say) -> str:
+def spread_partitions(context: Context, leaving: Sequence[Node], rate: int, say: Say, check: Check) -> str:
     """Spread the replicas of all partitions over the brokers that stay or came, and settle the quorum's voters.
 
     ``rate``: bytes a second for each broker. Returns a sentence; raises StepFailed.
@@ -49,6 +51,7 @@ def spread_partitions(context: Context, leaving: Sequence[Node], rate: int, say:
     names = {node.name for node in leaving}
     staying = [node for node in context.fleet.of(Role.KAFKA) if node.name not in names]
     bootstrap = [f"{node.address}:{KAFKA_PORT}" for node in staying]
+    check()
     moved = move_replicas(
         bootstrap,
         Brokers({node.index: node.zone for node in staying}),
@@ -56,6 +59,7 @@ def spread_partitions(context: Context, leaving: Sequence[Node], rate: int, say:
         say=say,
         give_up=_silence_watch(staying),
     )
+    check()
     settle_voters(staying, leaving, kafka_cluster_id(context.settings), on_progress=say)
     return f"the partitions are spread over {len(staying)} brokers ({moved} moved)"
 
@@ -73,7 +77,7 @@ def _silence_watch(nodes: Sequence[Node]) -> Callable[[], str | None]:
     return look
 
 
-def stop_broker(context: Context, node: Node, say: Say) -> None:
+def stop_broker(context: Context, node: Node, say: Say, check: Check) -> None:
     """Stop a broker that holds no replica and no vote, and let the cluster forget it.
 
     Raises GuardRefused if it still holds one, StepFailed if it does not stop.
@@ -88,12 +92,13 @@ def stop_broker(context: Context, node: Node, say: Say) -> None:
     _, quorum = find_leader(controllers)
     if node.index in voter_ids(quorum):
         raise GuardRefused(f"{node.name} is still a voter of Kafka's quorum.")
-    if stop_service(context, node):
+    if stop_service(context, node, check):
         say(f"{node.name} holds no replica and no vote; its service is stopped")
     ends = time.monotonic() + GONE_S
     while True:  # the cluster forgets a broker only once it is fenced
         try:
             leader, _ = find_leader(controllers)
+            check()
             unregister_broker(leader, node.index)
         except StepFailed as error:
             if time.monotonic() > ends:
@@ -104,9 +109,9 @@ def stop_broker(context: Context, node: Node, say: Say) -> None:
             return
 
 
-def stop_worker(context: Context, node: Node, say: Say) -> None:
+def stop_worker(context: Context, node: Node, say: Say, check: Check) -> None:
     """Stop a Spark worker and wait until the stream works on the others. Raises StepFailed."""
-    if stop_service(context, node):
+    if stop_service(context, node, check):
         say(f"{node.name} is stopped; its tasks run on the other workers")
     (master, *_) = context.fleet.of(Role.SPARK_MASTER)
     others = [other.address for other in context.fleet.peers(node)]
@@ -129,7 +134,7 @@ def worker_gap(document: Mapping[str, Any], address: str, others: Sequence[str])
     return f"no worker of {', '.join(missing)} is alive" if missing else None
 
 
-def decommission(context: Context, node: Node, say: Say) -> None:
+def decommission(context: Context, node: Node, say: Say, check: Check) -> None:
     """Let a Cassandra node hand its ranges to the others and leave the ring, then stop it.
 
     ``nodetool decommission`` goes on if its caller dies. Then it is waited for: a second call returns at once. After a
@@ -147,21 +152,22 @@ def decommission(context: Context, node: Node, say: Say) -> None:
         if status is not None and status.startswith(
             "BOOT"
         ):  # it never joined, so its peers forget it by themselves
-            stop_service(context, node)
+            stop_service(context, node, check)
         elif status in ("NORMAL", "LEAVING") and time.monotonic() >= ask_at:
+            check()
             _run_nodetool(context, node, "decommission", DECOMMISSION_S, harmless=("already", "in progress"))
             ask_at = time.monotonic() + ASK_AGAIN_S  # the peers learn of the end a moment later
         time.sleep(2)
-    if stop_service(context, node):
+    if stop_service(context, node, check):
         say(f"{node.name} has left the ring; its service is stopped")
 
 
-def stop_failed_join(context: Context, node: Node) -> bool:
+def stop_failed_join(context: Context, node: Node, check: Check) -> bool:
     """Stop a Cassandra node whose join has failed, so that Ansible starts it again; False if it has not.
 
     Raises StepFailed if it doesn't stop.
     """
-    return _operation_mode(context, node) == JOIN_FAILED and stop_service(context, node)
+    return _operation_mode(context, node) == JOIN_FAILED and stop_service(context, node, check)
 
 
 def failed_join_watch(context: Context, node: Node) -> Callable[[], str | None]:
@@ -216,8 +222,9 @@ def common_status(answers: Sequence[Sequence[Mapping[str, Any]] | None], address
     return seen.pop() if len(seen) == 1 else None
 
 
-def clean_up(context: Context, node: Node) -> None:
+def clean_up(context: Context, node: Node, check: Check) -> None:
     """Remove the rows that the node no longer holds a range of (``nodetool cleanup``). Raises StepFailed."""
+    check()
     _run_nodetool(context, node, "cleanup", CLEANUP_S, "-j", "1")
 
 
@@ -246,7 +253,7 @@ def start_service(context: Context, node: Node) -> bool:
     return True
 
 
-def stop_service(context: Context, node: Node) -> bool:
+def stop_service(context: Context, node: Node, check: Check) -> bool:
     """Stop the service of the node cleanly; False if it doesn't run any more. Raises StepFailed."""
     service = SERVICES[node.role]
     if not context.platform().running(node.name):
@@ -254,5 +261,6 @@ def stop_service(context: Context, node: Node) -> bool:
     status = control_program(context, node, "status", service, STOP_S)
     if "no such process" in status or "STOPPED" in status:
         return False
+    check()
     control_program(context, node, "stop", service, STOP_S)
     return True

@@ -25,6 +25,7 @@ from kintsugi.releases import archive, assignment
 from kintsugi.releases.archive import Release
 from kintsugi.scaling import clusters
 from kintsugi.scaling.plan import ScalingPlan
+from kintsugi.scaling.state import Check
 
 PLAN_TRIES = 3
 CONFIGURE_S = 420.0
@@ -83,26 +84,30 @@ def _require_ability(release: Release, plan: ScalingPlan) -> None:
         )
 
 
-def create_node(context: Context, node: Node) -> None:
+def create_node(context: Context, node: Node, check: Check) -> None:
     """Let Terraform make the node and its volume; what is there stays. Raises PlanRejected, StepFailed."""
     addresses = node_addresses(context.fleet.environment, node.name, with_volume=True)
+    check()
     context.platform().make_room([node.name], context.terraform().known, living=True)
-    _apply(context, addresses, ["create"], [])
+    _apply(context, addresses, ["create"], [], check)
     context.platform().power_on(node.name)
 
 
-def destroy_node(context: Context, node: Node) -> None:
+def destroy_node(context: Context, node: Node, check: Check) -> None:
     """Let Terraform destroy node and volume; the data goes to the quarantine. Raises PlanRejected, StepFailed."""
     addresses = node_addresses(context.fleet.environment, node.name, with_volume=True)
-    _apply(context, addresses, ["delete"], [node.name])
+    _apply(context, addresses, ["delete"], [node.name], check)
 
 
-def _apply(context: Context, addresses: Sequence[str], action: list[str], without: Sequence[str]) -> None:
+def _apply(
+    context: Context, addresses: Sequence[str], action: list[str], without: Sequence[str], check: Check
+) -> None:
     terraform = context.terraform()
     for _ in range(PLAN_TRIES):
         saved = terraform.plan(targets=addresses, without=without)
         if not check_single_action(saved.document, addresses, action):
             return
+        check()
         try:
             terraform.apply(saved)
         except StalePlan:
@@ -113,7 +118,7 @@ def _apply(context: Context, addresses: Sequence[str], action: list[str], withou
     )
 
 
-def configure_node(context: Context, node: Node, release: Release) -> None:
+def configure_node(context: Context, node: Node, release: Release, check: Check) -> None:
     """Configure and start the new node; returns when it listens.
 
     Raises StepFailed with Ansible's error, or as soon as a Cassandra node says that its join has failed.
@@ -125,7 +130,7 @@ def configure_node(context: Context, node: Node, release: Release) -> None:
     variables: dict[str, Any] = {**stream_driver.driver_variables(context)}
     timeout_s, give_up = CONFIGURE_S, None
     if node.role is Role.CASSANDRA:
-        clusters.stop_failed_join(context, node)  # of an earlier run: Ansible leaves what runs alone
+        clusters.stop_failed_join(context, node, check)  # of an earlier run: Ansible leaves what runs alone
         give_up = clusters.failed_join_watch(context, node)
         variables |= {_JOINS: True, "cassandra_start_timeout": int(BOOTSTRAP_S)}
         timeout_s = BOOTSTRAP_S + CONFIGURE_S

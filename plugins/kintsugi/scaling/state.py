@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from kintsugi.core.dag_ids import is_scaling
 from kintsugi.core.errors import GuardRefused, LeaseHeld
@@ -17,6 +18,8 @@ from kintsugi.scaling.plan import ScalingPlan, plan_scaling
 from kintsugi.scaling.progress import append_entry
 
 FLAG = timedelta(hours=24)  # of a maintenance flag, which usually ends with the lease of its run
+Check = Callable[[], None]
+"""Called right before each act that can't be undone; raises StaleTokenError unless the step still holds the fleet."""
 
 log = logging.getLogger(__name__)
 
@@ -48,17 +51,17 @@ def fresh(context: Context) -> Context:
 
 
 @contextmanager
-def hold_fleet(context: Context, holder: str) -> Iterator[None]:
+def hold_fleet(context: Context, holder: str) -> Iterator[Check]:
     """Hold the lease under which the whole fleet is changed during the block; it lasts to the next step.
 
-    Raises GuardRefused while another run has it.
+    Yields the check of its fencing token. Raises GuardRefused while another run has the lease.
     """
     try:
         lease = context.store.acquire_lease(ROLL_OUT, holder, LEASE_S, fresh_token=True)
     except LeaseHeld as held:
         raise GuardRefused(f"Another run changes the fleet: {held}.") from held
     with lease_renewal(context.store, lease):
-        yield
+        yield partial(context.store.check_lease, ROLL_OUT, lease.token)
 
 
 @contextmanager

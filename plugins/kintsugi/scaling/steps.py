@@ -17,8 +17,9 @@
                  synthetic trade has arrived, the release is known-good.
 5. ``finish``    always: end flags and lease, and say what came of it.
 
-Before each node the guards are asked again. What is left to do is computed from the fleet file and from the clusters at
-each step, so each step may be killed at any moment and run again, and so may the whole run: the next one goes on.
+Before each node the guards are asked again. Before each act that can't be undone a step checks that it still holds the
+lease of the fleet. What is left to do is computed from the fleet file and from the clusters at each step, so each step
+may be killed at any moment and run again, and so may the whole run: the next one goes on.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from kintsugi.scaling import clusters, permission, provisioning
 from kintsugi.scaling.plan import SCALED_ROLES, ScalingPlan
 from kintsugi.scaling.progress import begin_progress, end_progress
 from kintsugi.scaling.state import (
+    Check,
     change_membership,
     clear_flags,
     fresh,
@@ -116,31 +118,31 @@ def _change_each(
     context: Context,
     holder: str,
     due: Callable[[ScalingPlan], list[Node]],
-    change: Callable[[Context, str, Node], None],
+    change: Callable[[Context, str, Node, Check], None],
 ) -> list[str]:
     """Change one node after another while the plan has one that is ``due``, with the guards' permission for each.
 
     Returns their names.
     """
     changed = []
-    with hold_fleet(context, holder):
+    with hold_fleet(context, holder) as check:
         while due(read_plan(context)):
             context = fresh(context)
             if not (waiting := due(permission.await_permission(context, holder))):
                 break  # the fleet file was edited meanwhile
-            change(context, holder, waiting[0])
+            change(context, holder, waiting[0], check)
             changed.append(waiting[0].name)
     return changed
 
 
-def _add_node(context: Context, holder: str, node: Node) -> None:
+def _add_node(context: Context, holder: str, node: Node, check: Check) -> None:
     say = _teller(context, holder)
     release = provisioning.release_of_declared(context, read_plan(context))
     change_membership(context, lambda record: record.with_joining(node))
     say(f"{node.name}: Terraform makes the node and its volume")
-    provisioning.create_node(context, node)
+    provisioning.create_node(context, node, check)
     say(f"{node.name}: Ansible configures and starts it from release {release.short}")
-    provisioning.configure_node(context, node, release)
+    provisioning.configure_node(context, node, release, check)
     fleet = replace(context.fleet, nodes={**context.fleet.nodes, node.name: node})
     say(readiness.wait_until_ready(context.settings, fleet, node, READY_S[node.role]))
     say(verification.verify_node(context.settings, fleet, node))
@@ -165,7 +167,7 @@ def spread_partitions(context: Context, holder: str, rate: int) -> str:
 
     ``rate``: bytes a second for each broker. Raises GuardRefused, StepFailed.
     """
-    with hold_fleet(context, holder):
+    with hold_fleet(context, holder) as check:
         plan = read_plan(context)
         leaving = plan.removed(Role.KAFKA)
         if not plan.spread and not leaving:
@@ -174,7 +176,7 @@ def spread_partitions(context: Context, holder: str, rate: int) -> str:
         say = _teller(context, holder, *(node.name for node in leaving))
         # If the removal of a broker is taken back half way, its replicas have to move back to it.
         change_membership(context, lambda record: replace(record, spread=True))
-        sentence = clusters.spread_partitions(context, leaving, rate, say)
+        sentence = clusters.spread_partitions(context, leaving, rate, say, check)
         change_membership(context, lambda record: replace(record, spread=False))
         say(sentence)
     return sentence
@@ -186,19 +188,19 @@ def remove_nodes(context: Context, holder: str, role: Role) -> str:
     return f"removed {', '.join(removed)}" if removed else NOTHING
 
 
-_RELEASE: dict[Role, Callable[[Context, Node, Callable[[str], None]], None]] = {
+_RELEASE: dict[Role, Callable[[Context, Node, clusters.Say, Check], None]] = {
     Role.SPARK_WORKER: clusters.stop_worker,
     Role.KAFKA: clusters.stop_broker,
     Role.CASSANDRA: clusters.decommission,
 }
 
 
-def _remove_node(context: Context, holder: str, node: Node) -> None:
+def _remove_node(context: Context, holder: str, node: Node, check: Check) -> None:
     say = _teller(context, holder, node.name)
     end_watch(context, node)
-    _RELEASE[node.role](context, node, say)
+    _RELEASE[node.role](context, node, say, check)
     say(f"{node.name}: Terraform destroys it; its volume goes to the quarantine")
-    provisioning.destroy_node(context, node)
+    provisioning.destroy_node(context, node, check)
     provisioning.forget_node(context, node)
     change_membership(context, lambda record: record.without(node.name))
     clear_flags(context, node.name)
@@ -220,13 +222,13 @@ def clean_up(context: Context, holder: str) -> str:
     Raises GuardRefused, StepFailed.
     """
     cleaned = []
-    with hold_fleet(context, holder):
+    with hold_fleet(context, holder) as check:
         while read_plan(context).cleanup:
             if not (waiting := permission.await_permission(context, holder).cleanup):
                 break
             name = waiting[0]
             note(context, holder, f"{name} drops the rows that moved to a new node (nodetool cleanup)")
-            clusters.clean_up(context, context.fleet.node(name))
+            clusters.clean_up(context, context.fleet.node(name), check)
             change_membership(context, partial(Membership.with_cleanup_done, name=name))
             cleaned.append(name)
     return f"cleaned up {', '.join(cleaned)}" if cleaned else NOTHING

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
-from kintsugi.recovery.guard_facts import current_voters, guard_facts, replica_counts, smallest_replication
-from kintsugi.recovery.guard_model import ReplicaCounts
+import pytest
+
+from kintsugi.core.fleet import Node
+from kintsugi.recovery.guard_facts import (
+    KEYSPACES,
+    cassandra_facts,
+    current_voters,
+    guard_facts,
+    replica_counts,
+    smallest_replication,
+)
+from kintsugi.recovery.guard_model import CassandraFacts, ReplicaCounts
 from kintsugi.wire.kafka import Quorum, Replicas, ReplicaState
 from tests.installations import give_zones, installation
+
+OURS = {"keyspace_name": "trades", "replication": {"class": "x", "dc1": "3", "dc2": "3"}}
 
 
 def replicas(assigned: set[int], in_sync: set[int], eligible: set[int] | None = None) -> Replicas:
@@ -48,10 +61,9 @@ def test_a_voter_is_current_when_it_fetched_and_caught_up_of_late() -> None:
 
 def test_smallest_replication_of_our_keyspaces() -> None:
     system = {"keyspace_name": "system_traces", "replication": {"class": "x", "replication_factor": "2"}}
-    ours = {"keyspace_name": "trades", "replication": {"class": "x", "dc1": "3", "dc2": "3"}}
     other = {"keyspace_name": "other", "replication": {"class": "x", "replication_factor": "2/1"}}
-    assert smallest_replication([system, ours]) == 3
-    assert smallest_replication([system, ours, other]) == 2
+    assert smallest_replication([system, OURS]) == 3
+    assert smallest_replication([system, OURS, other]) == 2
     assert smallest_replication([system]) is None
 
 
@@ -61,3 +73,20 @@ async def test_the_zones_of_the_fleet_file_reach_the_guards(tmp_path: Path) -> N
     facts = await guard_facts(settings.fleet, settings.fleet.node("spark-worker-1"), running=False)
     assert facts.zone == "north"
     assert {other.name: other.zone for other in facts.others if other.zone} == {"spark-master-1": "south"}
+
+
+@pytest.mark.parametrize(
+    ("keyspaces", "expected"), [([OURS], CassandraFacts(3, 0)), ("timeout", CassandraFacts(None, 2))]
+)
+async def test_a_peer_whose_storage_stalls_is_down_although_it_tells_its_status(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, keyspaces: Any, expected: CassandraFacts
+) -> None:
+    async def answer(peer: Node, query: str) -> Any:
+        """Gossip is in memory, the schema on the disk."""
+        return (
+            keyspaces if query == KEYSPACES else [{"address": peer.address, "status_with_port": "NORMAL,-1"}]
+        )
+
+    monkeypatch.setattr("kintsugi.recovery.guard_facts.query_cassandra", answer)
+    fleet = installation(tmp_path, "127.34").fleet
+    assert await cassandra_facts(fleet, fleet.node("cassandra-1")) == expected

@@ -10,6 +10,7 @@ import pytest
 
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Node, Role
+from kintsugi.infra import ssh
 from kintsugi.scaling import clusters
 from kintsugi.scaling.clusters import common_status, operation_mode, worker_gap
 
@@ -65,8 +66,13 @@ NODE = Node("cassandra-4", Role.CASSANDRA, HERE, 2222)
 def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was done to the servers."""
     acts: list[str] = []
+
+    def stop(*_: Any) -> bool:
+        acts.append("stop")
+        return True
+
     monkeypatch.setattr(clusters, "_run_nodetool", lambda _, __, command, *___, **____: acts.append(command))
-    monkeypatch.setattr(clusters, "stop_service", lambda *_: acts.append("stop") or True)
+    monkeypatch.setattr(clusters, "stop_service", stop)
     clock = iter(range(10_000))
     monkeypatch.setattr(
         clusters, "time", SimpleNamespace(sleep=lambda _: None, monotonic=lambda: float(next(clock)))
@@ -82,7 +88,7 @@ def leave(monkeypatch: pytest.MonkeyPatch, *statuses: str | None) -> None:
 
     monkeypatch.setattr(clusters, "ring_status", ring_status)
     context: Any = SimpleNamespace(fleet=None)
-    clusters.decommission(context, NODE, lambda _: None)
+    clusters.decommission(context, NODE, lambda _: None, lambda: None)
 
 
 def test_a_decommission_that_failed_goes_on(monkeypatch: pytest.MonkeyPatch, done: list[str]) -> None:
@@ -118,9 +124,9 @@ def test_only_a_join_that_failed_is_stopped_and_given_up(
     monkeypatch: pytest.MonkeyPatch, done: list[str], mode: str, fails: bool
 ) -> None:
     answer = SimpleNamespace(stdout=f"Mode: {mode}\n")
-    monkeypatch.setattr(clusters.ssh, "run_over_ssh", lambda *_: answer)
+    monkeypatch.setattr(ssh, "run_over_ssh", lambda *_: answer)
     context: Any = SimpleNamespace(settings=SimpleNamespace(node_root=Path))
-    assert clusters.stop_failed_join(context, NODE) is fails
+    assert clusters.stop_failed_join(context, NODE, lambda: None) is fails
     assert done == ["stop"] * fails
     look = clusters.failed_join_watch(context, NODE)
     assert look() is None, "it looks now and then"
@@ -134,7 +140,7 @@ def test_a_node_that_does_not_answer_has_not_failed_to_join(
     def hang(*_: Any) -> None:
         raise StepFailed("no answer")
 
-    monkeypatch.setattr(clusters.ssh, "run_over_ssh", hang)
+    monkeypatch.setattr(ssh, "run_over_ssh", hang)
     context: Any = SimpleNamespace(settings=SimpleNamespace(node_root=Path))
-    assert clusters.stop_failed_join(context, NODE) is False
+    assert clusters.stop_failed_join(context, NODE, lambda: None) is False
     assert done == []

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from kintsugi.core.errors import GuardRefused, LeaseHeld, StepFailed
+from kintsugi.core.fleet import Node
 from kintsugi.core.membership import Membership, read_membership, write_membership
 from kintsugi.db.leases import Lease
 from kintsugi.operations import readiness
@@ -23,14 +24,19 @@ from tests.installations import installation
 
 
 @contextmanager
-def nothing_held(*_: Any) -> Iterator[None]:
-    yield
+def nothing_held(*_: Any) -> Iterator[Any]:
+    yield lambda: None
 
 
 @pytest.fixture
 def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was done, in order; the guards permit everything."""
     acts: list[str] = []
+
+    def start(_: Any, node: Node) -> bool:
+        acts.append(f"start {node.name}")
+        return True
+
     monkeypatch.setattr(steps, "hold_fleet", nothing_held)
     monkeypatch.setattr(steps, "note", lambda *_: None)
     monkeypatch.setattr(steps, "begin_progress", lambda *_: None)
@@ -38,8 +44,8 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(steps, "start_watches", lambda _: acts.append("watch"))
     monkeypatch.setattr(provisioning, "release_of_declared", lambda *_: None)
     monkeypatch.setattr(provisioning, "write_files", lambda *_: acts.append("write"))
-    monkeypatch.setattr(clusters, "clean_up", lambda _, node: acts.append(f"clean_up {node.name}"))
-    monkeypatch.setattr(clusters, "start_service", lambda _, node: not acts.append(f"start {node.name}"))
+    monkeypatch.setattr(clusters, "clean_up", lambda _, node, __: acts.append(f"clean_up {node.name}"))
+    monkeypatch.setattr(clusters, "start_service", start)
     monkeypatch.setattr(
         readiness, "wait_until_ready", lambda _, __, node, ___: acts.append(f"ready {node.name}")
     )
