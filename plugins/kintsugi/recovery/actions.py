@@ -125,7 +125,8 @@ def fence_node(context: Context, ref: RecoveryRef) -> None:
     """
     with context.step(ref, "fence") as step:
         platform = context.platform()
-        judged = platform.incarnation(ref.node)
+        with guard_evaluation.withdraw_on_refusal(context, ref, step):
+            judged = platform.incarnation(ref.node)
         with guard_evaluation.kill_permission(context, ref, step):
             step.check()
             platform.power_off(ref.node, judged or NONE_RAN)

@@ -242,7 +242,7 @@ def kill_permission(context: Context, ref: RecoveryRef, step: FencedStep) -> Ite
     the block (NewIncarnation), nothing was killed. So the attempt is withdrawn and uses up no repair budget.
     """
     runs = is_running(context.platform(), ref.node) is not False
-    with _withdraw_on_refusal(context, ref, step), context.store.kill_lock() if runs else nullcontext():
+    with withdraw_on_refusal(context, ref, step), context.store.kill_lock() if runs else nullcontext():
         facts = _reevaluate_guards(context, ref)
         if runs:
             step.note(
@@ -256,7 +256,8 @@ def kill_permission(context: Context, ref: RecoveryRef, step: FencedStep) -> Ite
 
 
 @contextmanager
-def _withdraw_on_refusal(context: Context, ref: RecoveryRef, step: FencedStep) -> Iterator[None]:
+def withdraw_on_refusal(context: Context, ref: RecoveryRef, step: FencedStep) -> Iterator[None]:
+    """Withdraw this run's attempt if the block raises GuardRefused: it has killed nothing then."""
     try:
         yield
     except IncidentClosed:

@@ -73,15 +73,15 @@ def _fleet_variables(settings: Settings) -> dict[str, object]:
     from kintsugi.environments.local.node_identity import kafka_cluster_id
     from kintsugi.environments.local.node_isolation import choose_isolation, service_prefix
     from kintsugi.infra.class_data_sharing import archive_options, cassandra_modules, java_home, spark_modules
-    from kintsugi.infra.ssh import authorized_keys, ssh_options, ssh_user
+    from kintsugi.infra.ssh import authorized_keys, ssh_options
 
     formed = settings.control / "formed"
     return {
-        "ansible_user": ssh_user(),
         "ansible_ssh_common_args": shlex.join(ssh_options(settings)),
         "ansible_python_interpreter": sys.executable,
         "fleet_name": settings.fleet.name,
-        "service_prefix": service_prefix(choose_isolation()),
+        # A host's init always has a PID namespace, whatever this machine allows.
+        "service_prefix": [] if settings.fleet.hosts else service_prefix(choose_isolation()),
         "java_home": str(java_home()),
         "cassandra_java_modules": cassandra_modules(),
         "spark_java_modules": spark_modules(),
@@ -105,10 +105,13 @@ def _node_variables(settings: Settings, node: Node) -> dict[str, object]:
     from kintsugi.core.spark_security import spark_defaults
     from kintsugi.environments.local.node_identity import kafka_directory_id
 
+    from kintsugi.infra.ssh import node_user
+
     root, role = settings.node_root(node.name), node.role.value.partition("_")[0]
     variables: dict[str, object] = {
         "ansible_host": node.address,
         "ansible_port": node.ssh_port,
+        "ansible_user": node_user(node),
         "ansible_remote_tmp": str(root / "tmp"),
         "node_role": role,
         "node_index": node.index,
