@@ -61,8 +61,11 @@ class InventoryModule(BaseInventoryPlugin):
     def _fill(self, settings: Settings) -> None:
         for name, value in _fleet_variables(settings).items():
             self.inventory.set_variable("all", name, value)
+        from kintsugi.core.fleet import Role
+
+        for role in Role:  # also one without nodes: roles look into all groups
+            self.inventory.add_group(role.value)
         for node in settings.fleet:
-            self.inventory.add_group(node.role.value)
             self.inventory.add_host(node.name, node.role.value)
             for name, value in _node_variables(settings, node).items():
                 self.inventory.set_variable(node.name, name, value)
@@ -104,7 +107,6 @@ def _node_variables(settings: Settings, node: Node) -> dict[str, object]:
     from kintsugi.core.settings import CASSANDRA_JMX_SECRET, cassandra_jmx_port
     from kintsugi.core.spark_security import spark_defaults
     from kintsugi.environments.local.node_identity import kafka_directory_id
-
     from kintsugi.infra.ssh import node_user
 
     root, role = settings.node_root(node.name), node.role.value.partition("_")[0]
