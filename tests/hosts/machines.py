@@ -225,12 +225,16 @@ def write_agent(directory: Path, made: dict[str, Machine]) -> list[str]:
     for machine in made.values():
         known = {"address": machine.address, "namespace": machine.namespace, "link": machine.link}
         (machine.directory / "machine.json").write_text(json.dumps(known))
-    return [sys.executable, str(Path(__file__).resolve()), str(directory)]
+    # The environment of an agent is its caller's choice, so this names what it imports.
+    modules = f"PYTHONPATH={REPOSITORY / 'plugins'}"
+    return ["/usr/bin/env", modules, sys.executable, str(Path(__file__).resolve()), str(directory)]
 
 
 def fence(directory: Path, name: str, action: str) -> None:
     """Do what a fence agent does, and write down that it was asked."""
-    machine = Machine(name, directory=directory / name, **json.loads((directory / name / "machine.json").read_text()))
+    machine = Machine(
+        name, directory=directory / name, **json.loads((directory / name / "machine.json").read_text())
+    )
     with (directory / "fence.log").open("a") as log:
         log.write(f"{action} {name}\n")
     if action == "off":

@@ -32,6 +32,7 @@ _AUTHORITY, _NEXT_AUTHORITY = "host_ca", "host_ca-next"
 _HOST_LOGIN = "host_login"
 _TRUSTED = "@cert-authority * "  # how a line of known_hosts begins
 _ACCEPTED_KEYS = 2  # the one that is used, and the next
+HOST_CONNECTS_WITHIN_S = 3
 OUTPUT_BYTES = 16 * 2**20  # of one command on a node, on each of its two streams
 
 
@@ -249,7 +250,9 @@ def host_command(settings: Settings, host: Host, argv: Sequence[str]) -> list[st
     line, path = f"{address} {host.host_key}\n", key_directory(settings) / known
     if not path.exists() or path.read_text() != line:
         write_private(path, line)
-    options = [*ssh_options(settings, _HOST_LOGIN, known), "-p", str(host.ssh_port)]
+    # The first value counts: a recovery asks a silent host several times, and each costs this many seconds.
+    timeout = ["-o", f"ConnectTimeout={HOST_CONNECTS_WITHIN_S}"]
+    options = [*timeout, *ssh_options(settings, _HOST_LOGIN, known), "-p", str(host.ssh_port)]
     sudo = [] if host.user == "root" else ["sudo", "-n"]
     return ["ssh", *options, f"{host.user}@{host.address}", "--", shlex.join([*sudo, *argv])]
 
