@@ -12,7 +12,7 @@ import pytest
 from kintsugi.core.errors import GuardRefused
 from kintsugi.core.incident import Action
 from kintsugi.operations.context import RecoveryRef
-from kintsugi.recovery import actions, assessment, guard_evaluation
+from kintsugi.recovery import actions, assessment, guard_evaluation, report
 from kintsugi.recovery.diagnosis import FailureMode
 from tests.hosts.fleets import FleetOnHosts, fleet_on_hosts
 from tests.hosts.machines import reason_unavailable
@@ -71,6 +71,7 @@ def test_the_silent_host_of_a_worker_is_fenced_and_the_worker_rebuilt(fleet: Fle
     assert incident.attempt_of(ref.holder) is None, "nothing was killed, so the attempt is withdrawn"
     assert (machine.init() is not None, fleet.fenced) == (True, [])
     clock.tell("refused without an agent")
+    assert not report.record_outcome(context, ref).well, "a person is paged"
 
     ref, path = begin_recovery(fleet, "recover_node/test-2", clock)
     plan = actions.plan_replacement(context, ref)
