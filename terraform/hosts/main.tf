@@ -34,7 +34,7 @@ module "volume" {
   for_each = local.nodes
 
   name     = each.key
-  host     = local.hosts[each.value.host]
+  host     = local.hosts[module.fleet.host_of[each.key]]
   launcher = local.launcher
 }
 
@@ -43,7 +43,7 @@ module "node" {
   for_each = local.nodes
 
   node      = each.value
-  host      = local.hosts[each.value.host]
+  host      = local.hosts[module.fleet.host_of[each.key]]
   volume_id = module.volume[each.key].id
   launcher  = local.launcher
 }
