@@ -66,9 +66,6 @@ def test_without_a_fence_agent_a_silent_host_is_not_replaced(fleet: FleetOnHosts
     try:
         with pytest.raises(GuardRefused, match="fence_agent"):
             platform.power_off(WORKER)
-        with pytest.raises(StepFailed, match="fence_agent"):
-            platform.incarnation(WORKER)
-        assert platform.volume_exists(WORKER), "out of sight is not lost"
         assert machine.init() is not None
     finally:
         machine.power_on()
@@ -90,12 +87,8 @@ def test_a_silent_host_is_fenced_and_its_node_made_anew(fleet: FleetOnHosts) -> 
     machine.cut_off()
     silent = platform.incarnation(WORKER)
     assert silent == f"silent:{HOST}", "it is on, and may write"
-    with pytest.raises(NewIncarnation):
-        platform.power_off(WORKER, expected=first)
-    assert fleet.fenced == [], "the guards were evaluated while it answered"
     platform.power_off(WORKER, expected=silent)
     assert (machine.init(), fleet.fenced) == (None, [f"off {HOST}"])
-    assert not platform.running(WORKER)
     fleet.clock.tell("fenced")
     addresses = plan_policy.node_addresses("hosts", WORKER, with_volume=True)
     saved = terraform.plan(replace=addresses, targets=addresses)

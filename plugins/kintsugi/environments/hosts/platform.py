@@ -186,10 +186,19 @@ class FencingImpossible(GuardRefused, StepFailed):
     """A silent host can't be fenced, so nobody may replace what may still run there; a person has to look."""
 
 
+def _is_known_to_be_off(settings: Settings, host: Host) -> bool:
+    try:
+        return fence_agent.read_power(settings.declared_fleet, host) is Power.OFF
+    except StepFailed:
+        return False
+
+
 def _find_obstacles(settings: Settings, host: Host) -> Iterator[str]:
     try:
         found = call_host(settings, host, "describe", "-")
     except HostSilent as silent:
+        if _is_known_to_be_off(settings, host):
+            return  # `make_room` switches it on
         public = ensure_host_login(settings).with_suffix(".pub").read_text().strip()
         yield (
             f"{silent}. Let its user {host.user} in by this line of ~/.ssh/authorized_keys there: {public}; "

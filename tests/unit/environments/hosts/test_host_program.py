@@ -75,7 +75,7 @@ def test_another_incarnation_is_not_ended_and_has_a_code_of_its_own(
 ) -> None:
     killed: list[str] = []
     monkeypatch.setattr(host_program, "read_incarnation", lambda *_: "b:8@2")
-    monkeypatch.setattr(host_program.local, "power_off", lambda _, name: killed.append(name))
+    monkeypatch.setattr("kintsugi.environments.local.node.power_off", lambda _, name: killed.append(name))
     assert host_program.main(["power-off", NAME, "--expected=b:7@1"]) == host_program.ANOTHER_RUNS
     assert host_program.main(["power-off", NAME, "--expected="]) == host_program.ANOTHER_RUNS
     assert killed == []

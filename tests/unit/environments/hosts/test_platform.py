@@ -196,6 +196,9 @@ def test_a_host_that_does_not_come_back_is_named(site: Site, declare: Declare) -
 
 def test_an_obstacle_says_which_key_the_host_must_let_in(site: Site, declare: Declare) -> None:
     site.silent = True
-    lines = list(declare().obstacles())
+    made = declare()
+    lines = list(made.obstacles())
     assert len(lines) == 2
     assert all("authorized_keys there: ssh-ed25519 " in line for line in lines)
+    site.power = Power.OFF
+    assert list(made.obstacles()) == [], "it is switched on"
