@@ -31,6 +31,8 @@ def make_file_system(root: Path, shown: list[Path]) -> None:
     mount(str(root), root, None, MS_BIND)
     for name in ("proc", "dev", "run", "tmp", "var/tmp", "var/log", "root"):
         (root / name).mkdir(parents=True, exist_ok=True)
+    for name in ("run", "tmp"):  # first: what is shown may lie below them
+        mount("tmpfs", root / name, "tmpfs", 0, "mode=1777" if name == "tmp" else "mode=755")
     for path in shown:
         target = root / path.relative_to("/")
         target.mkdir(parents=True, exist_ok=True)
@@ -40,8 +42,6 @@ def make_file_system(root: Path, shown: list[Path]) -> None:
         if not (root / name).exists() and Path("/", name).is_symlink():
             (root / name).symlink_to(Path("/", name).readlink())
     mount("proc", root / "proc", "proc", 0)
-    for name in ("run", "tmp"):
-        mount("tmpfs", root / name, "tmpfs", 0, "mode=1777" if name == "tmp" else "mode=755")
     make_devices(root / "dev")
 
 

@@ -215,5 +215,12 @@ def _find_obstacles(settings: Settings, host: Host) -> Iterator[str]:
         yield f"the host {host.name} has another version of {settings.repository}: copy this checkout there again"
     if not found["isolated"]:
         yield f"the host {host.name} gives its root no mount and PID namespaces: see `unshare --mount --pid true`"
+    needed = {
+        settings.jars(node.role.value.partition("_")[0]).name
+        for node in settings.declared_fleet
+        if node.host == host.name
+    }
+    if lacking := sorted(needed.difference(found["jars"])):
+        yield f"the host {host.name} lacks {', '.join(lacking)} in {settings.artifacts}: copy them there"
     if found["missing"]:
         yield f"the host {host.name} lacks {', '.join(found['missing'])}: install the packages of docs/hosts.md"
