@@ -18,6 +18,7 @@ from kintsugi.environments.base import Platform
 from kintsugi.environments.hosts import fence_agent, platform
 from kintsugi.environments.hosts.fence_agent import Power
 from kintsugi.environments.hosts.host_commands import HostSilent
+from kintsugi.environments.hosts.host_program import code_digest
 from kintsugi.environments.hosts.platform import HostsPlatform
 from kintsugi.environments.platforms import platform_of
 from kintsugi.recovery.fact_gathering import is_running
@@ -202,3 +203,14 @@ def test_an_obstacle_says_which_key_the_host_must_let_in(site: Site, declare: De
     assert all("authorized_keys there: ssh-ed25519 " in line for line in lines)
     site.power = Power.OFF
     assert list(made.obstacles()) == [], "it is switched on"
+
+
+def test_an_obstacle_names_what_a_host_lacks(
+    site: Site, declare: Declare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = declare()
+    has = {"code": code_digest(), "isolated": True, "missing": [], "jars": [made.settings.jars("kafka").name]}
+    monkeypatch.setattr(platform, "call_host", lambda *_, **__: has)
+    assert list(made.obstacles()) == []
+    has |= {"code": "older", "isolated": False, "missing": ["java"], "jars": []}
+    assert len([line for line in made.obstacles() if "the host h1" in line]) == 4
