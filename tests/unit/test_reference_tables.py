@@ -60,6 +60,9 @@ def test_every_block_of_a_module_is_read_with_its_description(module: Path) -> N
         ("local", "docker", {"fleet_file", "state_dir", "cache_dir", "python"}),
         ("modules/local_node", "modules/local_volume", {"launcher"}),
         ("modules/docker_node", "modules/docker_volume", {"launcher"}),
+        ("local", "hosts", {"fleet_file", "state_dir", "cache_dir", "python", "nodes"}),
+        ("modules/hosts_node", "modules/hosts_volume", {"launcher", "host"}),
+        ("modules/local_node", "modules/hosts_node", {"launcher"}),
     ],
 )
 def test_what_two_modules_must_declare_they_declare_word_for_word(

@@ -20,6 +20,7 @@ from kintsugi.core.cassandra_racks import zone_conflict
 from kintsugi.core.certificates import has_authority
 from kintsugi.core.errors import PreflightError
 from kintsugi.core.fleet import Role
+from kintsugi.core.membership import read_membership
 from kintsugi.core.processes import carries_marker, find_listener
 from kintsugi.core.settings import (
     CASSANDRA_PORT,
@@ -39,6 +40,7 @@ from kintsugi.infra import artifacts
 GIB = 2**30
 STATE_NEEDS = 6 * GIB  # nine nodes with a sample day, their quarantine, and all logs at their bounds
 MEMORY_NEEDS = 8 * GIB  # three Cassandra at 1.2, three Kafka at 0.5, Spark at 2, the control plane at 1
+MEMORY_NEEDS_ALONE = 2 * GIB  # the control plane, whose nodes are on hosts
 JAVA = 17  # Cassandra 5.0 runs on 11 and 17, Spark 4 on 17 and 21
 
 _ROLE_PORTS = {
@@ -85,12 +87,18 @@ def check_preflight(settings: Settings) -> None:
 def _tls_problems(settings: Settings) -> Iterator[str]:
     """A running fleet can't be switched: its servers and clients would not understand each other."""
     wanted, has = settings.fleet.mutual_tls, has_authority(settings)
-    if wanted != has and any(settings.node_root(node.name).exists() for node in settings.fleet):
+    if wanted != has and _nodes_were_made(settings):
         yield (
             f"{settings.fleet_file} says mutual_tls: {str(wanted).lower()}, but this installation was made with "
             f"mutual_tls: {str(has).lower()} and can't be switched: set it back to {str(has).lower()}, "
             "or run `make down` first, which deletes all data"
         )
+
+
+def _nodes_were_made(settings: Settings) -> bool:
+    if settings.fleet.hosts:  # where nothing of a node is on our disk
+        return read_membership(settings.control) is not None
+    return any(settings.node_root(node.name).exists() for node in settings.fleet)
 
 
 def _zone_problems(settings: Settings) -> Iterator[str]:
@@ -102,13 +110,13 @@ def _zone_problems(settings: Settings) -> Iterator[str]:
 
 
 def endpoints(settings: Settings) -> Iterator[Endpoint]:
-    """Yield every TCP endpoint that this installation listens on."""
+    """Yield every TCP endpoint that this installation listens on, on this machine."""
     fleet = settings.fleet
     plane = fleet.control_plane
     yield "Airflow", plane.address, plane.airflow_port
     yield "S3", plane.address, plane.s3_port
     yield "the log collector", plane.address, plane.log_port
-    for node in fleet:
+    for node in () if fleet.hosts else fleet:
         yield from ((node.name, node.address, port) for port in (node.ssh_port, *_ROLE_PORTS[node.role]))
         if node.role is Role.CASSANDRA:
             yield f"JMX of {node.name}", "127.0.0.1", cassandra_jmx_port(node)
@@ -175,11 +183,12 @@ def _disk_problems(settings: Settings) -> Iterator[str]:
         )
 
 
-def _memory_problems(_: Settings) -> Iterator[str]:
+def _memory_problems(settings: Settings) -> Iterator[str]:
     available = psutil.virtual_memory().available
-    if available < MEMORY_NEEDS:
+    needed = MEMORY_NEEDS_ALONE if settings.fleet.hosts else MEMORY_NEEDS
+    if available < needed:
         yield (
-            f"too little memory: {available / GIB:.1f} GiB available, {MEMORY_NEEDS / GIB:.0f} GiB needed; "
+            f"too little memory: {available / GIB:.1f} GiB available, {needed / GIB:.0f} GiB needed; "
             "stop other programs first"
         )
 

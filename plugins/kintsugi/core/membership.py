@@ -134,14 +134,21 @@ def write_membership(control: Path, membership: Membership) -> None:
     path = record_path(control)
     path.parent.mkdir(parents=True, exist_ok=True)
     document = {
-        "members": [asdict(node) for node in membership.members.values()],
-        "joining": [asdict(node) for node in membership.joining.values()],
+        "members": [_recorded(node) for node in membership.members.values()],
+        "joining": [_recorded(node) for node in membership.joining.values()],
         "cleanup": list(membership.cleanup),
         "unwatched": list(membership.unwatched),
         "spread": membership.spread,
         "settle": membership.settle,
     }
     write_private(path, json.dumps(document, indent=1))
+
+
+def _recorded(node: Node) -> dict[str, Any]:
+    entry = asdict(node)
+    if node.host is None:
+        del entry["host"]  # an earlier release refuses a key that it doesn't know
+    return entry
 
 
 def fleet_in_force(declared: Fleet, membership: Membership | None) -> Fleet:

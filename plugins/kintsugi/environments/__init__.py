@@ -1,1 +1,1 @@
-"""Where nodes run: power and disks of the environments `local` and `docker`."""
+"""Where nodes run: power and disks of the environments `local`, `docker` and `hosts`."""

@@ -1,6 +1,6 @@
 """The platform of an environment: power and disks of its nodes. Nothing else differs between environments at run time.
 
-There are ``local`` and ``docker``; ``aws`` is to implement the same interface with its own API.
+There are ``local``, ``docker`` and ``hosts``; ``aws`` is to implement the same interface with its own API.
 """
 
 from __future__ import annotations

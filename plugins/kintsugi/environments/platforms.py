@@ -5,6 +5,7 @@ from __future__ import annotations
 from kintsugi.core.errors import FleetError
 from kintsugi.core.settings import Settings
 from kintsugi.environments.base import Platform
+from kintsugi.environments.hosts.platform import HostsPlatform
 from kintsugi.environments.local.platform import LocalPlatform
 
 
@@ -17,4 +18,8 @@ def platform_of(settings: Settings) -> Platform:
         from kintsugi.environments.docker.platform import DockerPlatform  # docker
 
         return DockerPlatform(settings)
-    raise FleetError(f"environment {environment!r} is not supported; set 'environment:' to local or docker")
+    if environment == "hosts":
+        return HostsPlatform(settings)
+    raise FleetError(
+        f"environment {environment!r} is not supported; set 'environment:' to local, docker or hosts"
+    )

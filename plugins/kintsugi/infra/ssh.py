@@ -24,13 +24,15 @@ from typing import IO
 
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.files import hold_lock, write_private
-from kintsugi.core.fleet import Node
+from kintsugi.core.fleet import Host, Node
 from kintsugi.core.settings import Settings
 
 _USER, _NEXT_USER = "user", "user-next"
 _AUTHORITY, _NEXT_AUTHORITY = "host_ca", "host_ca-next"
+_HOST_LOGIN = "host_login"
 _TRUSTED = "@cert-authority * "  # how a line of known_hosts begins
 _ACCEPTED_KEYS = 2  # the one that is used, and the next
+HOST_CONNECTS_WITHIN_S = 3
 OUTPUT_BYTES = 16 * 2**20  # of one command on a node, on each of its two streams
 
 
@@ -56,6 +58,21 @@ def ensure_keys(settings: Settings) -> Path:
         if not accepted.exists():
             write_private(accepted, (directory / f"{_USER}.pub").read_text())
     return directory
+
+
+def ensure_host_login(settings: Settings) -> Path:
+    """Create the key that logs in to the hosts themselves if it is missing; returns its path.
+
+    No rotation replaces it, because a person has to let it in on every host (docs/hosts.md).
+    """
+    with _locked_directory(settings) as directory:
+        make_key(directory / _HOST_LOGIN, comment=f"kintsugi-{_HOST_LOGIN}")
+    return directory / _HOST_LOGIN
+
+
+def node_user(node: Node) -> str:
+    """Return the user to log in to ``node`` as: on a host its init runs as root."""
+    return "root" if node.host else ssh_user()
 
 
 def authorized_keys(settings: Settings) -> str:
@@ -222,7 +239,32 @@ def ssh_command(
 ) -> list[str]:
     """Return the argument list that runs ``argv`` on ``node``; each word is quoted for the shell there."""
     options = [*ssh_options(settings, key, known_hosts), "-p", str(node.ssh_port)]
-    return ["ssh", *options, f"{ssh_user()}@{node.address}", "--", shlex.join(argv)]
+    return ["ssh", *options, f"{node_user(node)}@{node.address}", "--", shlex.join(argv)]
+
+
+def host_command(settings: Settings, host: Host, argv: Sequence[str]) -> list[str]:
+    """Return the argument list that runs ``argv`` on the machine ``host`` as root, by its own sshd."""
+    ensure_host_login(settings)
+    known = f"known_hosts-{host.name}"
+    address = host.address if host.ssh_port == 22 else f"[{host.address}]:{host.ssh_port}"
+    line, path = f"{address} {host.host_key}\n", key_directory(settings) / known
+    if not path.exists() or path.read_text() != line:
+        write_private(path, line)
+    # The first value counts: a recovery asks a silent host several times, and each costs this many seconds.
+    timeout = ["-o", f"ConnectTimeout={HOST_CONNECTS_WITHIN_S}"]
+    options = [*timeout, *ssh_options(settings, _HOST_LOGIN, known), "-p", str(host.ssh_port)]
+    sudo = [] if host.user == "root" else ["sudo", "-n"]
+    return ["ssh", *options, f"{host.user}@{host.address}", "--", shlex.join([*sudo, *argv])]
+
+
+def run_on_host(
+    settings: Settings, host: Host, argv: Sequence[str], timeout: float = 15.0, given: bytes = b""
+) -> subprocess.CompletedProcess[str]:
+    """Run ``argv`` as root on the machine ``host``, with ``given`` as its input; else as `run_over_ssh`."""
+    with tempfile.TemporaryFile() as standard_input:
+        standard_input.write(given)
+        standard_input.seek(0)
+        return _run_named(host.name, argv[0], host_command(settings, host, argv), timeout, standard_input)
 
 
 def run_over_ssh(
@@ -233,16 +275,21 @@ def run_over_ssh(
     Exit code 255 is ssh's own: there was no connection. Raises StepFailed after ``timeout`` seconds, and when the
     node sends more than OUTPUT_BYTES: it might never end.
     """
-    command = ssh_command(settings, node, argv, key)
+    return _run_named(node.name, argv[0], ssh_command(settings, node, argv, key), timeout)
+
+
+def _run_named(
+    name: str, program: str, command: Sequence[str], timeout: float, standard_input: IO[bytes] | None = None
+) -> subprocess.CompletedProcess[str]:
     try:
-        return _run_bounded(command, timeout)
+        return _run_bounded(command, timeout, standard_input)
     except subprocess.TimeoutExpired as error:
         raise StepFailed(
-            f"{node.name}: {argv[0]} over SSH gave no answer in {timeout:.0f} s; is the node hung?"
+            f"{name}: {program} over SSH gave no answer in {timeout:.0f} s; is the node hung?"
         ) from error
     except _TooMuchOutput as error:
         raise StepFailed(
-            f"{node.name}: {argv[0]} over SSH sent more than {OUTPUT_BYTES >> 20} MiB and was ended; look at the node"
+            f"{name}: {program} over SSH sent more than {OUTPUT_BYTES >> 20} MiB and was ended; look at the node"
         ) from error
 
 
@@ -250,10 +297,12 @@ class _TooMuchOutput(Exception):
     """A command has written more than OUTPUT_BYTES."""
 
 
-def _run_bounded(command: Sequence[str], timeout: float) -> subprocess.CompletedProcess[str]:
+def _run_bounded(
+    command: Sequence[str], timeout: float, standard_input: IO[bytes] | None = None
+) -> subprocess.CompletedProcess[str]:
     streams: tuple[bytearray, bytearray] = bytearray(), bytearray()
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command, stdin=standard_input or subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
 
         def collect(pipe: IO[bytes], into: bytearray) -> None:

@@ -224,13 +224,14 @@ class Terraform:
 
 def _node_variables(node: Node) -> dict[str, object]:
     """Return a node as an entry of the fleet file's list, as far as Terraform reads it."""
-    return {
+    variables: dict[str, object] = {
         "name": node.name,
         "role": node.role.value,
         "address": node.address,
         "ssh_port": node.ssh_port,
         "zone": node.zone,
     }
+    return variables | ({"host": node.host} if node.host else {})
 
 
 # Options of every apply and destroy. Nodes don't wait for each other, so all are created at the same time.

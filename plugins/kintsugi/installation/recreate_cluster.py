@@ -84,6 +84,11 @@ def require_loss(settings: Settings, role: Role) -> None:
     """
     if role not in FORMED_OF:
         raise GuardRefused(f"{role.value} has no data of its own: recovery rebuilds its nodes")
+    if settings.fleet.hosts:
+        raise GuardRefused(
+            "a cluster on hosts can't be recreated yet: nobody looks at the disks of hosts that are silent "
+            "(docs/hosts.md)"
+        )
     if forming_file(settings, role).exists():
         return
     nodes = settings.fleet.of(role)

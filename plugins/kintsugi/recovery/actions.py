@@ -128,7 +128,8 @@ def fence_node(context: Context, ref: RecoveryRef) -> None:
     """
     with context.step(ref, "fence") as step:
         platform = context.platform()
-        judged = platform.incarnation(ref.node)
+        with guard_evaluation.withdraw_on_refusal(context, ref, step):
+            judged = platform.incarnation(ref.node)
         with guard_evaluation.kill_permission(context, ref, step) as facts:
             step.check()
             guard_evaluation.check_before_kill(context, ref, facts)

@@ -252,7 +252,7 @@ def kill_permission(
     """
     runs = is_running(context.platform(), ref.node) is not False
     with (
-        _withdraw_on_refusal(context, ref, step),
+        withdraw_on_refusal(context, ref, step),
         context.store.kill_lock(hold_s=hold_s) if runs else nullcontext(),
     ):
         facts = _reevaluate_guards(context, ref)
@@ -290,7 +290,8 @@ def refuse_outdated(node: str, observed_at: datetime) -> None:
 
 
 @contextmanager
-def _withdraw_on_refusal(context: Context, ref: RecoveryRef, step: FencedStep) -> Iterator[None]:
+def withdraw_on_refusal(context: Context, ref: RecoveryRef, step: FencedStep) -> Iterator[None]:
+    """Withdraw this run's attempt if the block raises GuardRefused: it has killed nothing then."""
     try:
         yield
     except IncidentClosed:

@@ -33,6 +33,7 @@ BLAST_RADIUS = 2
 _RESOURCES = {
     "local": ("terraform_data", "terraform_data"),
     "docker": ("docker_container", "docker_volume"),
+    "hosts": ("terraform_data", "terraform_data"),
 }
 
 _HARMLESS = (["no-op"], ["read"])

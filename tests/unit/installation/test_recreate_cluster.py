@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from kintsugi.core import cassandra_racks
 from kintsugi.core.errors import GuardRefused, LeaseHeld
@@ -17,6 +18,7 @@ from kintsugi.infra.airflow_client import Airflow
 from kintsugi.installation import recreate_cluster
 from kintsugi.installation.progress import Progress
 from tests.installations import installation
+from tests.unit.core.test_fleet_hosts import document
 
 
 @pytest.fixture
@@ -133,3 +135,10 @@ def test_an_empty_cassandra_cluster_is_free_of_the_zones_of_the_lost_one(
     with pytest.raises(Killed):
         recreate_cluster.form_cluster(context, role, settings.fleet.of(role), Progress())
     assert cassandra_racks.formed_zones(settings) == zones
+
+
+def test_no_cluster_on_hosts_is_recreated_whose_disks_nobody_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.yaml"
+    path.write_text(yaml.safe_dump(document()))
+    with pytest.raises(GuardRefused):
+        recreate_cluster.require_loss(Settings(tmp_path / "state", tmp_path / "cache", path), Role.KAFKA)

@@ -58,6 +58,19 @@ def create_node(settings: Settings, name: str) -> None:
     """
     fleet = settings.known_fleet
     node = fleet.node(name)
+
+    def write_files(isolation: Isolation) -> None:
+        write_configuration(settings, node, fleet.control_plane, isolation, ssh_user())
+
+    start_node(settings, node, write_files)
+
+
+def start_node(settings: Settings, node: Node, write_files: Callable[[Isolation], None]) -> None:
+    """Start ``node`` on this machine and wait until it answers; a running one is left alone.
+
+    ``write_files`` writes what its init reads. Raises StepFailed if the node isn't up within 30 s.
+    """
+    name = node.name
     if is_alive(settings, name):
         await_boot(settings, node, lambda: is_alive(settings, name))
         return
@@ -68,7 +81,7 @@ def create_node(settings: Settings, name: str) -> None:
         # sshd under root needs it for privilege separation; with a mount namespace each node has its own.
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     create_volume(settings, name)
-    write_configuration(settings, node, fleet.control_plane, isolation, ssh_user())
+    write_files(isolation)
     _boot_node(settings, name, isolation)
     await_boot(settings, node, lambda: is_alive(settings, name))
 

@@ -16,6 +16,7 @@ from kintsugi.environments.local.node_isolation import Isolation, service_prefix
 from kintsugi.environments.local.node_process import MARK
 from kintsugi.infra.ssh import authorized_keys, ensure_keys, make_key, sign_host_key
 
+HOST_KEY, HOST_CERTIFICATE = "etc/ssh/host_key.pub", "etc/ssh/host_key-cert.pub"  # below a node's root
 _SOCKET_PATH_LIMIT = 100  # of the kernel's 108 bytes; supervisord binds a longer temporary name first
 
 _SUPERVISORD = """\
@@ -116,17 +117,24 @@ def format_rsyslog_tls(directory: Path, certificate: str) -> str:
 
 
 def write_configuration(
-    settings: Settings, node: Node, control: ControlPlaneEndpoints, isolation: Isolation, user: str
+    settings: Settings,
+    node: Node,
+    control: ControlPlaneEndpoints,
+    isolation: Isolation,
+    user: str,
+    into: Path | None = None,
 ) -> None:
     """Write all files that the init of ``node`` reads; it may be run again.
 
+    ``into``: the directory to write them to, if that is not the node's root; they name the root nevertheless.
     Raises PreflightError if a program is missing or the state's path is too long for a socket.
     """
     root = settings.node_root(node.name)
+    top = into or root
     _check_socket_path(root)
-    node_files.make_directory(root, mode=0o700)
+    node_files.make_directory(top, mode=0o700)
     for directory in ("etc/supervisor.d", "etc/ssh", "log", "run/rsyslog", "tmp", "bin"):
-        node_files.make_directory(root, directory)
+        node_files.make_directory(top, directory)
     sshd = _find_program("sshd", "openssh-server")
     rsyslogd = _find_program("rsyslogd", "rsyslog")
     before = [*service_prefix(isolation)]
@@ -139,10 +147,10 @@ def write_configuration(
     sections += [
         _PROGRAM.format(name=name, command=" ".join(command), root=root) for name, command in programs.items()
     ]
-    node_files.write_file(root, "etc/supervisord.conf", "\n".join(sections))
+    node_files.write_file(top, "etc/supervisord.conf", "\n".join(sections))
     also = "".join(f' {key}="{value}"' for key, value in inherited_variables().items())
     node_files.write_file(
-        root,
+        top,
         "etc/sshd_config",
         _SSHD.format(
             address=node.address,
@@ -154,9 +162,9 @@ def write_configuration(
             inherited=also,
         ),
     )
-    tls = _write_certificates(settings, node, root)
+    tls = _write_certificates(settings, node, top)
     node_files.write_file(
-        root,
+        top,
         "etc/rsyslog.conf",
         _RSYSLOG.format(
             root=root,
@@ -169,7 +177,7 @@ def write_configuration(
             to_whom=_TO_COLLECTOR if tls else "",
         ),
     )
-    _write_keys(settings, node, root)
+    _write_keys(settings, node, top)
 
 
 def search_path() -> str:
@@ -205,13 +213,18 @@ def renew_host_certificate(settings: Settings, node: Node) -> None:
     The key stays: it never leaves the node. Raises NodeFileRefused if the node has put anything else in its place, and
     StepFailed if its public half is no key.
     """
-    root, shared = settings.node_root(node.name), ensure_keys(settings)
-    with tempfile.TemporaryDirectory(dir=shared) as private:
+    root = settings.node_root(node.name)
+    certificate = certify_host_key(settings, node, node_files.read_from(root, HOST_KEY, 0))
+    node_files.write_file(root, HOST_CERTIFICATE, certificate)
+
+
+def certify_host_key(settings: Settings, node: Node, public_key: bytes) -> bytes:
+    """Return a certificate of the present authority for the host key of ``node``. Raises StepFailed if it is no key."""
+    with tempfile.TemporaryDirectory(dir=ensure_keys(settings)) as private:
         key = Path(private, "host_key")
-        key.with_suffix(".pub").write_bytes(node_files.read_from(root, "etc/ssh/host_key.pub", 0))
+        key.with_suffix(".pub").write_bytes(public_key)
         sign_host_key(settings, node, key)
-        certificate = Path(private, "host_key-cert.pub").read_bytes()
-    node_files.write_file(root, "etc/ssh/host_key-cert.pub", certificate)
+        return Path(private, "host_key-cert.pub").read_bytes()
 
 
 def _check_socket_path(root: Path) -> None:

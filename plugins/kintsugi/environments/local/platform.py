@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 
-from kintsugi.core.errors import KintsugiError, NewIncarnation, NodeReturned, StepFailed
-from kintsugi.core.observation import ServiceProcess
-from kintsugi.core.settings import Settings
+from kintsugi.core.errors import KintsugiError
 from kintsugi.environments.base import require_incarnation
 from kintsugi.environments.local import node, node_config, node_disk, node_process
 from kintsugi.environments.local.node import destroy_node
 from kintsugi.environments.local.node_process import names_on_disk
-from kintsugi.infra import ssh
-from kintsugi.probes.node_view import ANSWERS, KILLED, kill_command
-
-RUN_TIMEOUT_S = 30.0
-REASON_LENGTH = 1000  # of a failed command; the error goes into the journal
+from kintsugi.environments.node_commands import NodeCommands
 
 
-class LocalPlatform:
+class LocalPlatform(NodeCommands):
     """Nodes as process trees of this machine (kintsugi.environments.local.node)."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
 
     def obstacles(self) -> Iterator[str]:
         return iter(())
@@ -86,28 +77,7 @@ class LocalPlatform:
     def no_full_disk(self) -> str | None:
         return node_disk.reason_unavailable()
 
-    def run(self, name: str, argv: Sequence[str]) -> str:
-        done = ssh.run_over_ssh(self.settings, self.settings.known_fleet.node(name), argv, RUN_TIMEOUT_S)
-        if done.returncode:
-            reason = (done.stderr or done.stdout).strip()[-REASON_LENGTH:]
-            raise StepFailed(f"{name}: {argv[0]} ended with status {done.returncode}: {reason}")
-        return done.stdout
-
     def renew_host_certificate(self, name: str) -> None:
         node_config.renew_host_certificate(self.settings, self.settings.known_fleet.node(name))
         # From OpenSSH 9.8 on, it reads its files only when it starts.
         self.signal_service(name, "sshd", "HUP")
-
-    def signal_service(self, name: str, service: str, signal: str) -> None:
-        etc = self.settings.node_root(name) / "etc"
-        self.run(name, ["supervisorctl", "-c", f"{etc}/supervisord.conf", "signal", signal, service])
-
-    def kill_service(self, name: str, process: ServiceProcess) -> None:
-        command = kill_command(self.settings, self.settings.known_fleet.node(name), process)
-        found = self.run(name, command).strip()
-        if found == ANSWERS:
-            raise NodeReturned(f"{name} answers again, so nothing was killed.")
-        if found != KILLED:
-            raise NewIncarnation(
-                f"{name}: process {process} is gone; the guards did not evaluate its successor"
-            )

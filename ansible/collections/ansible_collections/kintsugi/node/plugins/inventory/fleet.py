@@ -61,8 +61,11 @@ class InventoryModule(BaseInventoryPlugin):
     def _fill(self, settings: Settings) -> None:
         for name, value in _fleet_variables(settings).items():
             self.inventory.set_variable("all", name, value)
+        from kintsugi.core.fleet import Role
+
+        for role in Role:  # also one without nodes: roles look into all groups
+            self.inventory.add_group(role.value)
         for node in settings.fleet:
-            self.inventory.add_group(node.role.value)
             self.inventory.add_host(node.name, node.role.value)
             for name, value in _node_variables(settings, node).items():
                 self.inventory.set_variable(node.name, name, value)
@@ -73,15 +76,15 @@ def _fleet_variables(settings: Settings) -> dict[str, object]:
     from kintsugi.environments.local.node_identity import kafka_cluster_id
     from kintsugi.environments.local.node_isolation import choose_isolation, service_prefix
     from kintsugi.infra.class_data_sharing import archive_options, cassandra_modules, java_home, spark_modules
-    from kintsugi.infra.ssh import authorized_keys, ssh_options, ssh_user
+    from kintsugi.infra.ssh import authorized_keys, ssh_options
 
     formed = settings.control / "formed"
     return {
-        "ansible_user": ssh_user(),
         "ansible_ssh_common_args": shlex.join(ssh_options(settings)),
         "ansible_python_interpreter": sys.executable,
         "fleet_name": settings.fleet.name,
-        "service_prefix": service_prefix(choose_isolation()),
+        # A host's init always has a PID namespace, whatever this machine allows.
+        "service_prefix": [] if settings.fleet.hosts else service_prefix(choose_isolation()),
         "java_home": str(java_home()),
         "cassandra_java_modules": cassandra_modules(),
         "spark_java_modules": spark_modules(),
@@ -104,11 +107,13 @@ def _node_variables(settings: Settings, node: Node) -> dict[str, object]:
     from kintsugi.core.settings import CASSANDRA_JMX_SECRET, cassandra_jmx_port
     from kintsugi.core.spark_security import spark_defaults
     from kintsugi.environments.local.node_identity import kafka_directory_id
+    from kintsugi.infra.ssh import node_user
 
     root, role = settings.node_root(node.name), node.role.value.partition("_")[0]
     variables: dict[str, object] = {
         "ansible_host": node.address,
         "ansible_port": node.ssh_port,
+        "ansible_user": node_user(node),
         "ansible_remote_tmp": str(root / "tmp"),
         "node_role": role,
         "node_index": node.index,
