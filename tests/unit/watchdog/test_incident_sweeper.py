@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -189,7 +188,7 @@ def test_a_sweep_that_cannot_be_started_holds_up_no_other_one_and_no_question(er
 def test_what_failed_comes_last_in_the_next_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each sweep takes as long as a pass may take, as with an Airflow that answers late."""
     clock = iter(range(0, 10_000_000, int(incident_sweeper.SWEEPS_S * 2 / 3)))
-    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("kintsugi.watchdog.incident_sweeper.time.monotonic", lambda: next(clock))
     world = World([LEFT, OTHER], {WATCH: "failed"}, refuses={"kafka-2": BUSY})
     sweeper = world.sweeper()
     sweeper.sweep()
