@@ -234,3 +234,15 @@ def test_a_verified_node_is_judged_again_before_it_is_rolled_back(fleet: Fleet) 
     with pytest.raises(GuardRefused, match=PEER):
         roll_back(fleet)
     assert acts(fleet) == []
+
+
+def test_a_stop_that_fails_is_left_to_the_playbook(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def control(_: Any, node: Any, verb: str, program: str, __: float) -> str:
+        asked.append((node.name, verb, program))
+        raise StepFailed("no answer over SSH")
+
+    monkeypatch.setattr(node_update, "control_program", control)
+    node_update.stop_service(SimpleNamespace(fleet=FLEET), NODE)  # type: ignore[arg-type]
+    assert asked == [(NODE, "stop", "cassandra")]
