@@ -10,6 +10,7 @@ import pytest
 
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Node, Role
+from kintsugi.infra import ssh
 from kintsugi.scaling import clusters
 from kintsugi.scaling.clusters import common_status, operation_mode, worker_gap
 
@@ -66,7 +67,12 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was done to the servers."""
     acts: list[str] = []
     monkeypatch.setattr(clusters, "_run_nodetool", lambda _, __, command, *___, **____: acts.append(command))
-    monkeypatch.setattr(clusters, "stop_service", lambda *_: acts.append("stop") or True)
+
+    def stop(*_: Any) -> bool:
+        acts.append("stop")
+        return True
+
+    monkeypatch.setattr(clusters, "stop_service", stop)
     clock = iter(range(10_000))
     monkeypatch.setattr(
         clusters, "time", SimpleNamespace(sleep=lambda _: None, monotonic=lambda: float(next(clock)))
@@ -118,7 +124,7 @@ def test_only_a_join_that_failed_is_stopped_and_given_up(
     monkeypatch: pytest.MonkeyPatch, done: list[str], mode: str, fails: bool
 ) -> None:
     answer = SimpleNamespace(stdout=f"Mode: {mode}\n")
-    monkeypatch.setattr(clusters.ssh, "run_over_ssh", lambda *_: answer)
+    monkeypatch.setattr(ssh, "run_over_ssh", lambda *_: answer)
     context: Any = SimpleNamespace(settings=SimpleNamespace(node_root=Path))
     assert clusters.stop_failed_join(context, NODE) is fails
     assert done == ["stop"] * fails
@@ -134,7 +140,7 @@ def test_a_node_that_does_not_answer_has_not_failed_to_join(
     def hang(*_: Any) -> None:
         raise StepFailed("no answer")
 
-    monkeypatch.setattr(clusters.ssh, "run_over_ssh", hang)
+    monkeypatch.setattr(ssh, "run_over_ssh", hang)
     context: Any = SimpleNamespace(settings=SimpleNamespace(node_root=Path))
     assert clusters.stop_failed_join(context, NODE) is False
     assert done == []

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from kintsugi.core.errors import GuardRefused, LeaseHeld, StepFailed
+from kintsugi.core.fleet import Node
 from kintsugi.core.membership import Membership, read_membership, write_membership
 from kintsugi.db.leases import Lease
 from kintsugi.operations import readiness
@@ -39,7 +40,12 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(provisioning, "release_of_declared", lambda *_: None)
     monkeypatch.setattr(provisioning, "write_files", lambda *_: acts.append("write"))
     monkeypatch.setattr(clusters, "clean_up", lambda _, node: acts.append(f"clean_up {node.name}"))
-    monkeypatch.setattr(clusters, "start_service", lambda _, node: not acts.append(f"start {node.name}"))
+
+    def start(_: Context, node: Node) -> bool:
+        acts.append(f"start {node.name}")
+        return True
+
+    monkeypatch.setattr(clusters, "start_service", start)
     monkeypatch.setattr(
         readiness, "wait_until_ready", lambda _, __, node, ___: acts.append(f"ready {node.name}")
     )
