@@ -169,8 +169,7 @@ def spread_partitions(context: Context, holder: str, rate: int) -> str:
     """
     with hold_fleet(context, holder) as check:
         plan = read_plan(context)
-        leaving = plan.removed(Role.KAFKA)
-        if not plan.spread and not leaving:
+        if not plan.spread and not plan.removed(Role.KAFKA):
             return NOTHING
         leaving = permission.await_permission(context, holder).removed(Role.KAFKA)
         say = _teller(context, holder, *(node.name for node in leaving))

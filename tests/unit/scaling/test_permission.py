@@ -57,6 +57,11 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return SimpleNamespace(settings=settings, fleet=settings.fleet)
 
 
+def forbid_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(permission, "WAIT_S", 1e9)
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it waited"))
+
+
 def edit(settings: Settings, before: str, after: str) -> None:
     text = settings.fleet_file.read_text()
     assert before in text
@@ -66,7 +71,7 @@ def edit(settings: Settings, before: str, after: str) -> None:
 def test_a_second_edit_that_moves_a_node_is_refused_at_once(
     context: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(permission, "WAIT_S", 1e9)
+    forbid_waits(monkeypatch)
     edit(context.settings, "127.34.1.1}", "127.34.1.9}")
     with pytest.raises(GuardRefused, match="kafka-1"):
         permission.await_permission(context, "run")
@@ -75,7 +80,7 @@ def test_a_second_edit_that_moves_a_node_is_refused_at_once(
 def test_a_second_edit_that_leaves_too_few_nodes_is_refused_at_once(
     context: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(permission, "WAIT_S", 1e9)
+    forbid_waits(monkeypatch)
     edit(context.settings, "  - {name: kafka-3, role: kafka, address: 127.34.1.3}\n", "")
     with pytest.raises(GuardRefused, match="2 nodes of kafka"):
         permission.await_permission(context, "run")
