@@ -56,15 +56,8 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Doors:
         return SimpleNamespace(token=1)
 
     context.store.acquire_lease = acquire
-<<<<<<< HEAD
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
-=======
-    monkeypatch.setattr("kintsugi.recovery.assessment.time.monotonic", lambda: clock[0])
-    monkeypatch.setattr(
-        "kintsugi.recovery.assessment.time.sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds)
-    )
->>>>>>> sweep
     monkeypatch.setattr(assessment, "observe_node", lambda *_: SimpleNamespace(service=ProbeResult.OK))
     monkeypatch.setattr(assessment, "replace", lambda seen, **_: seen)
     monkeypatch.setattr(assessment, "write_failure_mode", lambda *_, **__: None)
