@@ -27,7 +27,7 @@ class SlowRepair:
     def __init__(self, lines: int, every_s: float) -> None:
         self.lines, self.every_s, self.passed_s = lines, every_s, 0.0
 
-    def read_incidents(self, count: int) -> list[Incident]:
+    def read_incidents(self, *, node: str) -> list[Incident]:
         written = min(self.lines, int(self.passed_s / self.every_s))
         entries = tuple(entry(5 + number, "configure") for number in range(written))
         if written < self.lines:

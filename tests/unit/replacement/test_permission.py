@@ -46,6 +46,9 @@ class World:
     def read_incidents(self, limit: int = 50, *, node: str | None = None, **_: Any) -> list[Any]:
         return [one for one in self.incidents if node in (None, one.node)]
 
+    def read_current_incidents(self, since: datetime) -> list[Any]:
+        return self.incidents
+
     def read_maintenance(self, node: str) -> list[Any]:
         return self.flags
 
