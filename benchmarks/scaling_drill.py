@@ -74,6 +74,7 @@ class ScalingDrill(Drill):
             nodes = additional_nodes(context.fleet)
             with self.changed_fleet_file(nodes):
                 self.scale("grow", f"add {', '.join(node.name for node in nodes)}")
+            await_steady_state(context)  # the guards refuse a change while a node is too busy to answer
             self.scale("shrink", "remove them again")
 
     @contextmanager
