@@ -5,7 +5,7 @@ serve, and the nodes that are joining, which are made but don't serve yet. `kint
 the other. Until then a declared node that is no member is not watched, probed or counted, and a member that is no
 longer declared still is. Without a record every declared node is in force.
 
-The record also has where a node is: its role, address, port and zone. The servers were made there, so an edit of these
+The record also has where a node is: its role, host, address, port and zone. The servers were made there, so an edit of these
 changes nothing, else the watches would ask a wrong address and find a node dead. Only the rest is as it is declared.
 
 The record lies beside the marks of the formed clusters: it is backed up and removed together with them.
@@ -22,6 +22,9 @@ from typing import Any
 from kintsugi.core.errors import FleetError
 from kintsugi.core.files import write_private
 from kintsugi.core.fleet import Fleet, Node, Role
+
+_PLACE = ("role", "host", "address", "ssh_port", "zone")
+"""The fields of a node that say where it is: its server was made with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +187,7 @@ def known_fleet(declared: Fleet, membership: Membership | None) -> Fleet:
 
 def place_of(node: Node) -> tuple[object, ...]:
     """Return what can't change while the node is there, because its server was made with it. Pure."""
-    return node.role, node.address, node.ssh_port, node.zone
+    return tuple(getattr(node, field) for field in _PLACE)
 
 
 def moved_nodes(declared: Fleet, membership: Membership | None) -> list[str]:
@@ -199,13 +202,7 @@ def moved_nodes(declared: Fleet, membership: Membership | None) -> list[str]:
 
 def _in_force(declared: Fleet, recorded: Node) -> Node:
     wanted = declared.nodes.get(recorded.name, recorded)
-    return replace(
-        wanted,
-        role=recorded.role,
-        address=recorded.address,
-        ssh_port=recorded.ssh_port,
-        zone=recorded.zone,
-    )
+    return replace(wanted, **{field: getattr(recorded, field) for field in _PLACE})
 
 
 def _without(nodes: Mapping[str, Node], name: str) -> dict[str, Node]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from kintsugi.core.errors import FleetError
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.membership import (
     Membership,
+    fleet_in_force,
     moved_nodes,
     present_nodes,
     read_membership,
@@ -124,6 +126,15 @@ def test_an_edit_of_a_place_is_not_in_force_and_is_named(settings: Settings, bef
     assert settings.known_fleet.node("kafka-1") == members["kafka-1"]
     assert present["kafka-1"] == members["kafka-1"]
     assert moved_nodes(settings.declared_fleet, record) == ["kafka-1"]
+
+
+def test_another_host_is_not_in_force_either(settings: Settings) -> None:
+    """Else a node would be made anew on another machine, at the address of the former one."""
+    node = replace(settings.declared_fleet.node("kafka-1"), host="h1")
+    declared = replace(settings.declared_fleet, nodes={node.name: replace(node, host="h2")})
+    record = Membership({node.name: node})
+    assert fleet_in_force(declared, record).node("kafka-1") == node
+    assert moved_nodes(declared, record) == ["kafka-1"]
 
 
 def test_a_protection_is_in_force_at_once(settings: Settings) -> None:
