@@ -51,7 +51,7 @@ class FleetOnHosts:
 
     @property
     def fenced(self) -> list[str]:
-        """What the fence agent was told to do, in order."""
+        """What the fence agent was asked to do, in order."""
         log = self.settings.state.parent / "machines" / "fence.log"
         lines = log.read_text().splitlines() if log.exists() else []
         return [line for line in lines if not line.startswith("status")]

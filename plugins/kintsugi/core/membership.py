@@ -86,7 +86,7 @@ class Membership:
     def without_watch(self, name: str) -> Membership:
         """Return the record with the watch of this node, if it is a member, as one to start.
 
-        It is about to be stopped. A broker has no replicas then, so it needs some if its removal is taken back.
+        It is about to be stopped. A broker has no replicas then, so it needs some if its removal is reverted.
         """
         if name not in self.members:
             return self

@@ -104,9 +104,12 @@ class Platform(Protocol):
         """
 
 
-def require_incarnation(platform: Platform, name: str, expected: str | None) -> None:
-    """Raise NewIncarnation if another incarnation of the node runs than the one that the guards evaluated."""
-    if expected is not None and (current := platform.incarnation(name)) not in (None, expected):
+def require_incarnation(name: str, expected: str | None, read: Callable[[], str | None]) -> None:
+    """Raise NewIncarnation if another incarnation of the node runs than the one that the guards evaluated.
+
+    ``expected``: "" if none ran then; None: any may be ended. ``read``: returns the one that runs, None if none does.
+    """
+    if expected is not None and (current := read()) not in (None, expected):
         raise NewIncarnation(
             f"{name} was started again (now {current}) since the guards evaluated it ({expected or 'not running'}). "
             "Nothing was killed; the guards are evaluated again"

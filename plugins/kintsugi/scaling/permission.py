@@ -7,7 +7,7 @@ move, and before the members' files are written: the fleet file may have been ed
 2. the file systems of the remaining volumes have not enough space for what moves to them;
 3. a release is rolled out by another run, or an injected fault is in force;
 4. a node is not ready, an incident is open (a recovery, a replacement), or a data repair is pending. Nodes that leave
-   are not asked: they may be stopped already. Nor are those whose removal was taken back: the run starts them;
+   are not asked: they may be stopped already. Nor are those whose removal was reverted: the run starts them;
 5. a watch is paused or silent: nobody would take over if something failed.
 
 A fact that is not known refuses.

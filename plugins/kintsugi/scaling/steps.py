@@ -3,7 +3,7 @@
 1. ``check``     every reason against it is asked (`permission`); nothing is touched. A dry run ends here.
 2. ``begin``     take the lease of the whole fleet (no roll-out, replacement or injected fault starts then), and set a
                  maintenance flag on each node that leaves, so that no recovery starts for it. A node whose removal was
-                 taken back is started and watched again.
+                 reverted is started and watched again.
 3. for Spark's workers, Kafka and Cassandra in turn:
 
    * ``add``     for each new node: Terraform makes it, Ansible configures it from the members' release with the new
@@ -98,7 +98,7 @@ def begin_scaling(context: Context, holder: str, started_by: str) -> str:
 
 
 def _start_again(context: Context, holder: str, plan: ScalingPlan) -> None:
-    """Start the nodes whose removal was taken back, before they are watched. Raises StepFailed.
+    """Start the nodes whose removal was reverted, before they are watched. Raises StepFailed.
 
     A node that is away altogether is left to its watch, whose recovery makes it again.
     """
@@ -173,7 +173,7 @@ def spread_partitions(context: Context, holder: str, rate: int) -> str:
             return NOTHING
         leaving = permission.await_permission(context, holder).removed(Role.KAFKA)
         say = _teller(context, holder, *(node.name for node in leaving))
-        # If the removal of a broker is taken back half way, its replicas have to move back to it.
+        # If the removal of a broker is reverted half way, its replicas have to move back to it.
         change_membership(context, lambda record: replace(record, spread=True))
         sentence = clusters.spread_partitions(context, leaving, rate, say, check)
         change_membership(context, lambda record: replace(record, spread=False))

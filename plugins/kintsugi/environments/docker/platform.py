@@ -39,7 +39,7 @@ class DockerPlatform(LocalPlatform):
         return None
 
     def power_off(self, name: str, expected: str | None = None) -> None:
-        require_incarnation(self, name, expected)
+        require_incarnation(name, expected, lambda: self.incarnation(name))
         docker_engine.kill_container(self.settings, name)
 
     def suspend(self, name: str) -> None:

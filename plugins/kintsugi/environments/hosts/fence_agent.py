@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from enum import StrEnum
 
 from kintsugi.core.errors import GuardRefused, StepFailed
 from kintsugi.core.fleet import Fleet, Host
+from kintsugi.core.processes import wait_until
 from kintsugi.core.settings import allowed_variables
 
 TIMEOUT_S = 60.0  # of one call
-CONFIRMED_WITHIN_S = 60.0  # after the agent was told to switch the host off
+CONFIRMED_WITHIN_S = 60.0  # after its call with `off`
 _PAUSE_S = 0.5
 _PASSED_ON = ("HOME", "LANG", "PATH", "TZ")
 
@@ -35,12 +35,12 @@ class Power(StrEnum):
 
 def read_power(fleet: Fleet, host: Host) -> Power:
     """Return whether the host is on. Raises StepFailed if there is no agent, or if it can't tell."""
-    told = _call(fleet, host, "status").strip()
+    status = _call(fleet, host, "status").strip()
     try:
-        return Power(told)
+        return Power(status)
     except ValueError:
         raise StepFailed(
-            f"the fence agent said {told[:100]!r} for the status of {host.name}, not on or off"
+            f"the fence agent said {status[:100]!r} for the status of {host.name}, not on or off"
         ) from None
 
 
@@ -55,13 +55,10 @@ def fence_host(fleet: Fleet, host: Host) -> None:
             "was replaced, because it may still run. Switch it off or repair it by hand, or set fence_agent "
             "(docs/hosts.md)"
         )
-    deadline = time.monotonic() + CONFIRMED_WITHIN_S
     try:
         _call(fleet, host, "off")
-        while read_power(fleet, host) is not Power.OFF:
-            if time.monotonic() > deadline:
-                raise StepFailed(f"{CONFIRMED_WITHIN_S:.0f} s later it still says that the host is on")
-            time.sleep(_PAUSE_S)
+        if not wait_until(lambda: read_power(fleet, host) is Power.OFF, CONFIRMED_WITHIN_S, pause=_PAUSE_S):
+            raise StepFailed(f"{CONFIRMED_WITHIN_S:.0f} s later it still says that the host is on")
     except StepFailed as failure:
         raise GuardRefused(
             f"{host.name} may still run, so nothing was replaced: the fence agent did not confirm that it is off "

@@ -25,6 +25,7 @@ from kintsugi.core.errors import KintsugiError, NewIncarnation, StepFailed
 from kintsugi.core.fleet import REPOSITORY, Node, Role
 from kintsugi.core.settings import Settings, load_settings
 from kintsugi.environments import node_files
+from kintsugi.environments.base import require_incarnation
 from kintsugi.environments.local import node as local
 from kintsugi.environments.local import node_disk, node_process
 from kintsugi.environments.local.node_config import HOST_CERTIFICATE, HOST_KEY
@@ -73,12 +74,7 @@ def unpack_bundle(settings: Settings, name: str, bundle: bytes) -> None:
 
 def power_off(settings: Settings, name: str, options: Options) -> None:
     """End the node, if it is the expected incarnation or none runs. Raises NewIncarnation for another one."""
-    current = read_incarnation(settings, name)
-    if options.expected is not None and current not in (None, options.expected):
-        raise NewIncarnation(
-            f"{name} was started again (now {current}) since the guards evaluated it "
-            f"({options.expected or 'not running'}). Nothing was killed; the guards are evaluated again"
-        )
+    require_incarnation(name, options.expected, lambda: read_incarnation(settings, name))
     local.power_off(settings, name)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -10,6 +9,7 @@ from typing import Any
 
 from kintsugi.core.errors import FleetError, GuardRefused, NewIncarnation, StepFailed
 from kintsugi.core.fleet import Host
+from kintsugi.core.processes import wait_until
 from kintsugi.core.settings import Settings
 from kintsugi.environments.hosts import fence_agent
 from kintsugi.environments.hosts.fence_agent import Power
@@ -17,7 +17,7 @@ from kintsugi.environments.hosts.host_commands import HostSilent, answers, call_
 from kintsugi.environments.hosts.host_program import code_digest
 from kintsugi.environments.hosts.node import make_bundle
 from kintsugi.environments.local.node_config import certify_host_key
-from kintsugi.environments.node_commands import NodeCommands
+from kintsugi.environments.ssh_access import SshAccess
 from kintsugi.infra.ssh import ensure_host_login
 
 BOOT_S = 300.0
@@ -27,7 +27,7 @@ _SILENT = "silent:"
 """How the incarnation of a node on a host begins that is on and doesn't answer: nobody can tell which one it is."""
 
 
-class HostsPlatform(NodeCommands):
+class HostsPlatform(SshAccess):
     """Nodes as process trees of other machines (kintsugi.environments.hosts.host_program)."""
 
     def obstacles(self) -> Iterator[str]:
@@ -96,11 +96,11 @@ class HostsPlatform(NodeCommands):
         try:
             self._call(name, "power-off", *options)
         except HostSilent:
-            host, fleet = self._host(name), self.settings.fleet
+            host = self._host(name)
             if expected is not None and expected != f"{_SILENT}{host.name}":
                 self._require_off(name, expected)
                 return
-            fence_agent.fence_host(fleet, host)
+            fence_agent.fence_host(self.settings.fleet, host)
 
     def lose_volume(self, name: str) -> None:
         self._call(name, "destroy-volume")
@@ -172,14 +172,11 @@ class HostsPlatform(NodeCommands):
             )
         if fence_agent.read_power(fleet, host) is Power.OFF:
             fence_agent.switch_on(fleet, host)
-        deadline = time.monotonic() + BOOT_S
-        while not answers(self.settings, host):
-            if time.monotonic() > deadline:
-                raise StepFailed(
-                    f"the host {host.name} of {name} is switched on, but doesn't answer SSH at {host.address}:"
-                    f"{host.ssh_port} after {BOOT_S:.0f} s: repair it, or give {name} another host in the fleet file"
-                )
-            time.sleep(_PAUSE_S)
+        if not wait_until(lambda: answers(self.settings, host), BOOT_S, pause=_PAUSE_S):
+            raise StepFailed(
+                f"the host {host.name} of {name} is switched on, but doesn't answer SSH at {host.address}:"
+                f"{host.ssh_port} after {BOOT_S:.0f} s: repair it, or give {name} another host in the fleet file"
+            )
 
 
 class FencingImpossible(GuardRefused, StepFailed):
@@ -220,7 +217,7 @@ def _find_obstacles(settings: Settings, host: Host) -> Iterator[str]:
         for node in settings.declared_fleet
         if node.host == host.name
     }
-    if lacking := sorted(needed.difference(found["jars"])):
-        yield f"the host {host.name} lacks {', '.join(lacking)} in {settings.artifacts}: copy them there"
+    if missing := sorted(needed.difference(found["jars"])):
+        yield f"the host {host.name} lacks {', '.join(missing)} in {settings.artifacts}: copy them there"
     if found["missing"]:
         yield f"the host {host.name} lacks {', '.join(found['missing'])}: install the packages of docs/hosts.md"

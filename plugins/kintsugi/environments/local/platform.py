@@ -12,10 +12,10 @@ from kintsugi.environments.base import require_incarnation
 from kintsugi.environments.local import node, node_config, node_disk, node_process
 from kintsugi.environments.local.node import destroy_node
 from kintsugi.environments.local.node_process import names_on_disk
-from kintsugi.environments.node_commands import NodeCommands
+from kintsugi.environments.ssh_access import SshAccess
 
 
-class LocalPlatform(NodeCommands):
+class LocalPlatform(SshAccess):
     """Nodes as process trees of this machine (kintsugi.environments.local.node)."""
 
     def obstacles(self) -> Iterator[str]:
@@ -44,7 +44,7 @@ class LocalPlatform(NodeCommands):
             list(pool.map(lambda name: destroy_node(self.settings, name), sorted(names)))
 
     def power_off(self, name: str, expected: str | None = None) -> None:
-        require_incarnation(self, name, expected)
+        require_incarnation(name, expected, lambda: self.incarnation(name))
         node.power_off(self.settings, name)
 
     def lose_volume(self, name: str) -> None:

@@ -14,7 +14,7 @@ RUN_TIMEOUT_S = 30.0
 REASON_LENGTH = 1000  # of a failed command; the error goes into the journal
 
 
-class NodeCommands:
+class SshAccess:
     """The part of a platform (`kintsugi.environments.base`) that needs nothing but SSH to the node."""
 
     def __init__(self, settings: Settings) -> None:
