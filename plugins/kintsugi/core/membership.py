@@ -5,8 +5,9 @@ serve, and the nodes that are joining, which are made but don't serve yet. `kint
 the other. Until then a declared node that is no member is not watched, probed or counted, and a member that is no
 longer declared still is. Without a record every declared node is in force.
 
-The record also has where a node is: its role, host, address, port and zone. The servers were made there, so an edit of these
-changes nothing, else the watches would ask a wrong address and find a node dead. Only the rest is as it is declared.
+The record also has where a node is: its role, host, address, port and zone. The servers were made there, so an edit of
+these changes nothing, else the watches would ask a wrong address and find a node dead. Only the rest is as it is
+declared.
 
 The record lies beside the marks of the formed clusters: it is backed up and removed together with them.
 """
