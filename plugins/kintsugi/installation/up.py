@@ -186,8 +186,8 @@ def describe_moved(settings: Settings) -> str:
         return ""
     return (
         f"{settings.fleet_file} has another role, host, address, port or zone for {', '.join(moved)}: that is not in "
-        "force, the nodes stay as they were made. Put it back. To move a node, add one with another name, delete this line, "
-        "and run `make scale-fleet`. Zones of Kafka and Spark change by a roll-out (deploy_release)"
+        "force, the nodes stay as they were made. Put it back. To move a node, add one with another name, delete this "
+        "line, and run `make scale-fleet`. Zones of Kafka and Spark change by a roll-out (deploy_release)"
     )
 
 

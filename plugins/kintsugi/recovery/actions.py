@@ -1,7 +1,7 @@
 """The steps of a recovery that change something. Each may be killed at any moment and run again.
 
 Before each action that can't be undone, the step evaluates the guards again with fresh facts, under the kill lock of
-the fleet (`guard_evaluation.kill_permission`). It also checks that its fencing token is the newest. The diagnosis is
+the fleet (`kill_permission`). It also checks that its fencing token is the newest. The diagnosis is
 minutes old by then, and a live node must never be killed.
 """
 
@@ -34,11 +34,16 @@ from kintsugi.recovery import (
     assessment,
     data_loss,
     fact_gathering,
-    guard_evaluation,
     plan_policy,
     predecessors,
 )
 from kintsugi.recovery.diagnosis import FailureMode, diagnose_node
+from kintsugi.recovery.kill_permission import (
+    KILL_S,
+    check_before_kill,
+    kill_permission,
+    withdraw_on_refusal,
+)
 from kintsugi.releases import assignment
 
 if TYPE_CHECKING:
@@ -76,10 +81,10 @@ def restart_service(context: Context, ref: RecoveryRef) -> None:
         # A hang is not caused by the configuration, and to apply it takes longer than the start.
         if not (hung and action is Action.RESTART):
             ansible = assignment.ansible_for(context, node.name, roll_back=action is Action.ROLL_BACK)
-        hold_s = guard_evaluation.KILL_S if ansible is None else PLAYBOOK_HOLD_S
-        with guard_evaluation.kill_permission(context, ref, step, hold_s=hold_s) as facts:
+        hold_s = KILL_S if ansible is None else PLAYBOOK_HOLD_S
+        with kill_permission(context, ref, step, hold_s=hold_s) as facts:
             step.check()
-            guard_evaluation.check_before_kill(context, ref, facts)
+            check_before_kill(context, ref, facts)
             serves = facts.service is ProbeResult.OK
             if not serves:
                 _kill_silent_process(context, node, facts, step)
@@ -128,11 +133,11 @@ def fence_node(context: Context, ref: RecoveryRef) -> None:
     """
     with context.step(ref, "fence") as step:
         platform = context.platform()
-        with guard_evaluation.withdraw_on_refusal(context, ref, step):
+        with withdraw_on_refusal(context, ref, step):
             judged = platform.incarnation(ref.node)
-        with guard_evaluation.kill_permission(context, ref, step) as facts:
+        with kill_permission(context, ref, step) as facts:
             step.check()
-            guard_evaluation.check_before_kill(context, ref, facts)
+            check_before_kill(context, ref, facts)
             platform.power_off(ref.node, judged or NONE_RAN)
         step.note(f"{ref.node} is fenced: no process of it is left running", incarnation=judged)
 

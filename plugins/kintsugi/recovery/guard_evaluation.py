@@ -1,12 +1,13 @@
-"""Evaluate the guards: before the decision, in the transaction that begins an attempt, and before each kill."""
+"""Evaluate the guards: before the decision, and in the transaction that begins an attempt.
+
+`kill_permission` evaluates them once more before each kill.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,20 +18,17 @@ from kintsugi.core.incident import Action, Incident
 from kintsugi.core.incident import RepairBudget as RepairLedger
 from kintsugi.core.observation import ProbeResult
 from kintsugi.operations.context import LEASE_S, Context, FencedStep, RecoveryRef
-from kintsugi.probes.protocols import probe_node
 from kintsugi.recovery.assessment import ConfirmedFinding, latest_entry, observe_node, write_failure_mode
 from kintsugi.recovery.common_cause import CommonCause
 from kintsugi.recovery.diagnosis import FailureMode, diagnose_node
 from kintsugi.recovery.escalation import Decision, decide_action
-from kintsugi.recovery.fact_gathering import Suspicion, gather_guard_facts, is_running
+from kintsugi.recovery.fact_gathering import Suspicion, gather_guard_facts
 from kintsugi.recovery.guard_model import Guard, GuardFacts, GuardResult, Limits
 from kintsugi.recovery.guards import evaluate_action
 from kintsugi.releases import assignment
 
 PATIENCE_S = 30.0
 LOOK_AGAIN_S = 5.0
-KILL_S = 120.0  # of a kill, or of a clean stop; a playbook takes longer
-KILL_WITHIN = timedelta(seconds=10)  # after the observation that allows the kill
 WAIT_FOR_OTHERS_S = 75.0  # nodes of one role are killed one at a time, a minute apart
 # These guards usually stop refusing by themselves. A person is asked only after WAIT_BEFORE_ASKING.
 SELF_OPENING = frozenset({Guard.WRONG_KILL, Guard.COMMON_CAUSE, Guard.ONE_OF_ROLE, Guard.BREAKER})
@@ -90,13 +88,13 @@ def _ask_guards(context: Context, ref: RecoveryRef) -> _GuardAnswer:
     paging = decision.action is Action.PAGE
     # The person who is asked whether to try again must see every reason against it.
     at_stake = _decide_next(context, incident, confirmed, insisted=True) if paging else decision
-    facts = _current_facts(context, ref, incident)
+    facts = current_facts(context, ref, incident)
     ruling = evaluate_action(
-        _judged_action(at_stake.action, ref),
+        judged_action(at_stake.action, ref),
         facts.with_ledger(context.store.repair_budget(incident.id)),
         limits_in_force(context),
         # A replacement asks a person before it drains the node. Every other run asks after this answer.
-        approved=_approved_guards(incident, ref) if is_replacement(ref.holder) else (),
+        approved=approved_guards(incident, ref) if is_replacement(ref.holder) else (),
     )
     if paging:
         ruling = GuardResult(False, (decision.reason, *ruling.reasons), ruling.gates)
@@ -191,7 +189,7 @@ def _decide_next(
     )
 
 
-def _judged_action(action: Action, ref: RecoveryRef) -> Action:
+def judged_action(action: Action, ref: RecoveryRef) -> Action:
     """Return the action whose guards are evaluated: a replacement on purpose is judged as if it lost the volume too.
 
     Its node can be started again at once. So it is rebuilt only while its peers are complete without it.
@@ -220,7 +218,7 @@ def limits_in_force(context: Context) -> Limits:
     return Limits(**overrides)
 
 
-def _current_facts(context: Context, ref: RecoveryRef, incident: Incident) -> GuardFacts:
+def current_facts(context: Context, ref: RecoveryRef, incident: Incident) -> GuardFacts:
     """Gather the guards' facts now; the state of the disk is taken from ``confirm``."""
     confirmed = ConfirmedFinding.of(incident, ref.holder)
     action = incident.attempt_of(ref.holder)
@@ -236,101 +234,7 @@ def _current_facts(context: Context, ref: RecoveryRef, incident: Incident) -> Gu
     return gather_guard_facts(context, context.node(ref), suspicion)
 
 
-@contextmanager
-def kill_permission(
-    context: Context, ref: RecoveryRef, step: FencedStep, *, hold_s: float = KILL_S
-) -> Iterator[GuardFacts]:
-    """Evaluate the guards once more, with fresh facts; the block may then kill what they were evaluated for.
-
-    Another recovery can't kill a node meanwhile: the fleet's kill lock is held, unless the node does not run.
-
-    Raises NodeReturned if the node answers again, else GuardRefused with the reasons. After every refusal, also one of
-    the block (NewIncarnation), nothing was killed. So the attempt is withdrawn and uses up no repair budget. The block
-    calls `check_before_kill` directly before it kills.
-
-    ``hold_s``: how long the block may take.
-    """
-    runs = is_running(context.platform(), ref.node) is not False
-    with (
-        withdraw_on_refusal(context, ref, step),
-        context.store.kill_lock(hold_s=hold_s) if runs else nullcontext(),
-    ):
-        facts = _reevaluate_guards(context, ref)
-        if runs:
-            step.note(
-                f"guards evaluated again: {ref.node} may be killed",
-                service=facts.service and facts.service.value,
-                running=facts.running,
-                heard_at=facts.last_seen_at and facts.last_seen_at.isoformat(),
-                process=facts.view.process and str(facts.view.process),
-            )
-        yield facts
-
-
-def check_before_kill(context: Context, ref: RecoveryRef, facts: GuardFacts) -> None:
-    """Probe the node once more: after the guards allowed the kill, the database or a disk may have stood still.
-
-    Raises NodeReturned if the node answers, unless it is to be stopped although it serves. Raises GuardRefused if the
-    facts are older than KILL_WITHIN. A node that its platform proves dead can't be killed, so it isn't probed.
-    """
-    if facts.proven_dead:
-        return
-    if not facts.planned and asyncio.run(probe_node(context.node(ref))).answer is ProbeResult.OK:
-        raise NodeReturned(f"{ref.node} answered just before it would have been killed.")
-    refuse_outdated(ref.node, facts.at)
-
-
-def refuse_outdated(node: str, observed_at: datetime) -> None:
-    """Raise GuardRefused if a kill or a stop comes more than KILL_WITHIN after the observation that allowed it."""
-    if (age := datetime.now(UTC) - observed_at) > KILL_WITHIN:
-        raise GuardRefused(
-            f"Nothing is killed: the guards evaluated facts about {node} that are {age.total_seconds():.0f} s old "
-            f"by now (limit: {KILL_WITHIN.total_seconds():.0f} s). The database or this machine stood still meanwhile."
-        )
-
-
-@contextmanager
-def withdraw_on_refusal(context: Context, ref: RecoveryRef, step: FencedStep) -> Iterator[None]:
-    """Withdraw this run's attempt if the block raises GuardRefused: it has killed nothing then."""
-    try:
-        yield
-    except IncidentClosed:
-        raise
-    except GuardRefused as refused:
-        incident = context.store.read_incident(ref.incident)
-        # An earlier try of this task may have fenced and destroyed the node. Then the attempt is no longer untouched.
-        if incident.attempt_of(ref.holder) is not None and not _has_fenced(incident, ref.holder):
-            context.store.withdraw_attempt(ref.incident, step.token, ref.holder, f"not killed: {refused}")
-        raise
-
-
-def _has_fenced(incident: Incident, holder: str) -> bool:
-    return any(
-        entry.step == "fence" and entry.data.get("mark") == "end" and entry.data.get("run") == holder
-        for entry in incident.entries
-    )
-
-
-def _reevaluate_guards(context: Context, ref: RecoveryRef) -> GuardFacts:
-    """Return fresh facts that the guards allow. Guards that a person overrode for this attempt stay overridden."""
-    incident = context.store.read_incident(ref.incident)
-    action = incident.attempt_of(ref.holder)
-    if action is None:
-        raise GuardRefused(f"Nothing is killed: this run has no open attempt on {ref.node}.")
-    facts = _current_facts(context, ref, incident)
-    ruling = evaluate_action(
-        _judged_action(action, ref),
-        facts.with_ledger(context.store.repair_budget(incident.id)),
-        limits_in_force(context),
-        approved=_approved_guards(incident, ref),
-    )
-    if ruling.allowed:
-        return facts
-    answers_again = ProbeResult.OK in (facts.service, facts.view.answer)
-    raise (NodeReturned if answers_again else GuardRefused)(" ".join(ruling.reasons))
-
-
-def _approved_guards(incident: Incident, ref: RecoveryRef) -> list[Guard]:
+def approved_guards(incident: Incident, ref: RecoveryRef) -> list[Guard]:
     """Return the guards that a person overrode for this run; see ``choose_path``."""
     approvals = [entry.data for entry in incident.entries if entry.data.get("approved") == ref.holder]
     if not approvals:
@@ -373,7 +277,7 @@ def choose_path(context: Context, ref: RecoveryRef, approved_by: str | None) -> 
         if decision.action.changes:
             try:
                 _begin_attempt(
-                    context, ref, step, incident, decision, approved=_approved_guards(incident, ref)
+                    context, ref, step, incident, decision, approved=approved_guards(incident, ref)
                 )
             except NodeReturned as returned:
                 step.note(f"{ref.node} answers again, so it is only verified: {returned}", returned=True)
@@ -410,8 +314,8 @@ def _begin_attempt(
     until = time.monotonic() + WAIT_FOR_OTHERS_S
     while True:
         evaluation = _LastAnswer(
-            _judged_action(decision.action, ref),
-            _current_facts(context, ref, incident),
+            judged_action(decision.action, ref),
+            current_facts(context, ref, incident),
             limits_in_force(context),
             approved,
         )

@@ -22,8 +22,8 @@ from kintsugi.core.errors import GuardRefused, IncidentClosed, LeaseHeld, StepFa
 from kintsugi.core.fleet import Node
 from kintsugi.core.incident import Incident, Outcome
 from kintsugi.operations.context import LEASE_S, Context, FencedStep, RecoveryRef
-from kintsugi.recovery.guard_evaluation import refuse_outdated
 from kintsugi.recovery.guard_model import Guard
+from kintsugi.recovery.kill_permission import refuse_outdated
 from kintsugi.replacement import drain, permission
 
 LONGEST = timedelta(hours=6)  # of the maintenance flag, which usually ends with its lease

@@ -17,7 +17,7 @@ from kintsugi.core.incident import Action, JournalEntry
 from kintsugi.core.observation import ProbeResult, ServiceProcess
 from kintsugi.operations import readiness
 from kintsugi.operations.context import RecoveryRef
-from kintsugi.recovery import actions, assessment, fact_gathering, guard_evaluation
+from kintsugi.recovery import actions, assessment, fact_gathering, guard_evaluation, kill_permission
 from kintsugi.recovery.diagnosis import Diagnosis, FailureMode
 from kintsugi.recovery.guard_model import GuardResult
 from kintsugi.releases import assignment
@@ -129,11 +129,11 @@ class OpenAttempt:
         self.age = timedelta()
         self.process: ServiceProcess | None = ServiceProcess(41, 7)
         self.entries: list[JournalEntry] = []
-        monkeypatch.setattr(guard_evaluation, "probe_node", self.probe)
-        monkeypatch.setattr(guard_evaluation, "evaluate_action", lambda *_, **__: self.refused_by_guards)
-        monkeypatch.setattr(guard_evaluation, "_current_facts", lambda *_: self.facts())
+        monkeypatch.setattr(kill_permission, "probe_node", self.probe)
+        monkeypatch.setattr(kill_permission, "evaluate_action", lambda *_, **__: self.refused_by_guards)
+        monkeypatch.setattr(guard_evaluation, "current_facts", lambda *_: self.facts())
         monkeypatch.setattr(guard_evaluation, "limits_in_force", lambda _: None)
-        monkeypatch.setattr(guard_evaluation, "_approved_guards", lambda *_: [])
+        monkeypatch.setattr(guard_evaluation, "approved_guards", lambda *_: [])
         monkeypatch.setattr(actions, "_confirmed_mode", lambda *_: FailureMode.HUNG)
         monkeypatch.setattr(actions, "_open_action", lambda *_: action)
 

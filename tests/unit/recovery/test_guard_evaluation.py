@@ -16,7 +16,7 @@ from kintsugi.core.fleet import Role, load_fleet
 from kintsugi.core.incident import Action, Incident, JournalEntry
 from kintsugi.core.observation import ProbeResult
 from kintsugi.operations.context import RecoveryRef
-from kintsugi.recovery import guard_evaluation
+from kintsugi.recovery import guard_evaluation, kill_permission
 from kintsugi.recovery.common_cause import OtherNode
 from kintsugi.recovery.escalation import Decision
 from kintsugi.recovery.guard_model import Guard, GuardFacts, GuardResult, Limits
@@ -81,7 +81,7 @@ def context(monkeypatch: pytest.MonkeyPatch) -> Doors:
     decision = Decision(Action.REBUILD, "a new node and a new volume")
     monkeypatch.setattr(guard_evaluation, "_decide_next", lambda *_, **__: decision)
     facts = SimpleNamespace(with_ledger=lambda ledger: None, common_cause=lambda: None)
-    monkeypatch.setattr(guard_evaluation, "_current_facts", lambda *_: facts)
+    monkeypatch.setattr(guard_evaluation, "current_facts", lambda *_: facts)
     monkeypatch.setattr(guard_evaluation, "limits_in_force", lambda _: None)
     return found
 
@@ -149,7 +149,7 @@ def test_a_closed_incident_is_not_taken_for_a_node_that_returned(
     context: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts = SimpleNamespace(service=ProbeResult.OK, planned=False)
-    monkeypatch.setattr(guard_evaluation, "_current_facts", lambda *_: facts)
+    monkeypatch.setattr(guard_evaluation, "current_facts", lambda *_: facts)
     monkeypatch.setattr(Doors, "begin_attempt", lambda *_, **__: context.close(), raising=False)
     context.confirmed(WATCH, "host_lost")
     with pytest.raises(IncidentClosed):
@@ -172,7 +172,7 @@ def test_the_journal_names_the_zone_that_failed(context: Doors, monkeypatch: pyt
         others=(neighbour,),
         zone="north",
     )
-    monkeypatch.setattr(guard_evaluation, "_current_facts", lambda *_: facts)
+    monkeypatch.setattr(guard_evaluation, "current_facts", lambda *_: facts)
     monkeypatch.setattr(guard_evaluation, "limits_in_force", lambda _: Limits())
     monkeypatch.setattr(guard_evaluation, "PATIENCE_S", 0.0)
     monkeypatch.setattr(guard_evaluation, "_confirm_again", lambda *_: None)
@@ -198,7 +198,8 @@ class Evaluated:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *gates: Guard) -> None:
         self.gates = gates
         self.calls: list[tuple[Action, list[Guard]]] = []
-        monkeypatch.setattr(guard_evaluation, "evaluate_action", self)
+        for asking in (guard_evaluation, kill_permission):
+            monkeypatch.setattr(asking, "evaluate_action", self)
 
     def __call__(self, action: Action, *_: Any, approved: Collection[Guard]) -> GuardResult:
         self.calls.append((action, list(approved)))
@@ -228,7 +229,7 @@ def test_a_replacement_is_judged_as_if_it_lost_the_volume(
     context.confirmed(ref, "process_down", requested="rebuild_node")
     guard_evaluation.evaluate_guards(context, ref)  # type: ignore[arg-type]
     context.write("attempt", action="rebuild_node", key=ref.holder)
-    guard_evaluation._reevaluate_guards(context, ref)  # type: ignore[arg-type]
+    kill_permission._reevaluate_guards(context, ref)  # type: ignore[arg-type]
     expected = Action.REBUILD if ref is REPLACEMENT else Action.REBUILD_NODE
     assert [action for action, _ in seen.calls] == [expected] * 2
 
