@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.harness import write_report
+from benchmarks.harness import incidents_since, pages_since, write_report
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.settings import Settings
+from kintsugi.operations.context import Context
+from kintsugi.pipeline.reconcile.summary import format_summary
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +38,15 @@ class Drill(ABC):
         self.document |= values
         write_report(self.path, self.document)
         self.console.print(text, markup=False)
+
+    def note_account(self, context: Context, account: Mapping[str, Any], since: datetime) -> None:
+        """Print the account of the trades; report it, and the incidents and pages since then (UTC)."""
+        self.note(
+            f"{format_summary(account)}; see {self.path}",
+            account=account,
+            incidents=[one.id for one in incidents_since(context, since)],
+            pages=pages_since(context, since),
+        )
 
     @contextmanager
     def telling_the_way_back(self) -> Iterator[None]:

@@ -29,9 +29,7 @@ from benchmarks.drill import Drill
 from benchmarks.harness import (
     await_steady_state,
     describe_machine,
-    incidents_since,
     make_console,
-    pages_since,
 )
 from benchmarks.mttr import await_pace
 from benchmarks.restore_drill import await_flow, describe_window, read_driver_log
@@ -41,7 +39,7 @@ from kintsugi.core.settings import Settings
 from kintsugi.installation.unpause import unpause_dags
 from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile.installation import reconcile_when_quiet
-from kintsugi.pipeline.reconcile.summary import format_summary, has_faults, summarize_report
+from kintsugi.pipeline.reconcile.summary import has_faults, summarize_report
 from kintsugi.scaling.plan import SCALED_ROLES
 
 ROWS, PERIOD_S = 1000, 1.0
@@ -126,12 +124,7 @@ def run_scaling_drill(settings: Settings, *, report: Path | None = None) -> int:
     with live_feed(context, rows=ROWS, period_s=PERIOD_S):
         drill.run(context)
     counted = summarize_report(reconcile_when_quiet(settings, deadline_s=RECONCILE_DEADLINE_S))
-    drill.note(
-        f"{format_summary(counted)}; see {path}",
-        account=counted,
-        incidents=[one.id for one in incidents_since(context, started)],
-        pages=pages_since(context, started),
-    )
+    drill.note_account(context, counted, started)
     return 1 if has_failed(drill.document) else 0
 
 

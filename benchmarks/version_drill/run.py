@@ -29,9 +29,7 @@ from benchmarks.drill import Drill
 from benchmarks.harness import (
     await_steady_state,
     describe_machine,
-    incidents_since,
     make_console,
-    pages_since,
 )
 from benchmarks.release_trials import (
     DAG_ID,
@@ -59,7 +57,7 @@ from kintsugi.db.store import Deployment
 from kintsugi.installation.unpause import unpause_dags
 from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile.installation import reconcile_when_quiet
-from kintsugi.pipeline.reconcile.summary import format_summary, has_faults, summarize_report
+from kintsugi.pipeline.reconcile.summary import has_faults, summarize_report
 from kintsugi.releases import assignment, rollout
 from kintsugi.releases.archive import Release
 from kintsugi.releases.release_artifacts import product_versions, settings_of
@@ -175,12 +173,7 @@ def run_version_drill(settings: Settings, *, report: Path | None = None) -> int:
             await_flow(settings)
             drill.run_steps(context)
         counted = summarize_report(reconcile_when_quiet(settings, deadline_s=RECONCILE_DEADLINE_S))
-    drill.note(
-        f"{format_summary(counted)}; see {path}",
-        account=counted,
-        incidents=[one.id for one in incidents_since(context, started)],
-        pages=pages_since(context, started),
-    )
+    drill.note_account(context, counted, started)
     return 1 if has_failed(drill.document) else 0
 
 
