@@ -17,8 +17,27 @@ locals {
       user             = try(host.user, "root")
       ssh_port         = try(host.ssh_port, 22)
       volume_directory = try(host.volume_directory, null)
+      program = join(" ", concat(
+        try(host.user, "root") == "root" ? [] : ["sudo", "-n"],
+        [local.program],
+        try(host.volume_directory, null) == null ? [] : ["--volume-directory", "'${host.volume_directory}'"],
+      ))
     }
   }
+
+  # With the paths of the launcher, which are the same on every machine. The shell of the host reads these words, so each
+  # is quoted; no path has a quotation mark (kintsugi.core.settings).
+  program = join(" ", concat(
+    ["env"],
+    [for name, value in {
+      PYTHONPATH              = local.launcher.modules
+      PYTHONDONTWRITEBYTECODE = "1"
+      KINTSUGI_STATE          = local.launcher.state_dir
+      KINTSUGI_CACHE          = local.launcher.cache_dir
+      KINTSUGI_FLEET          = local.launcher.fleet_file
+    } : "'${name}=${value}'"],
+    ["'${local.launcher.python}'", "-m", "kintsugi.environments.hosts.host_program"],
+  ))
 
   launcher = {
     python     = var.python

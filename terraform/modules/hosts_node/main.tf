@@ -2,12 +2,12 @@
 # everything it runs, and moves its root into the host's quarantine.
 # A destroy provisioner sees nothing but self, so all it needs is in the input; the key is read when it is used.
 locals {
-  variables = {
-    PYTHONPATH              = var.launcher.modules
-    PYTHONDONTWRITEBYTECODE = "1"
-    KINTSUGI_STATE          = var.launcher.state_dir
-    KINTSUGI_CACHE          = var.launcher.cache_dir
-    KINTSUGI_FLEET          = var.launcher.fleet_file
+  environment = {
+    KINTSUGI_NODE  = var.node.name
+    KINTSUGI_STATE = var.launcher.state_dir
+    KINTSUGI_CACHE = var.launcher.cache_dir
+    KINTSUGI_FLEET = var.launcher.fleet_file
+    PYTHONPATH     = var.launcher.modules
   }
 }
 
@@ -19,14 +19,6 @@ resource "terraform_data" "this" {
     host     = var.host
     key      = "${var.launcher.state_dir}/secrets/ssh/host_login"
     bundle   = "${var.launcher.state_dir}/control/hosts/${var.node.name}.tar"
-    # A shell of the host reads these words, so each is quoted; no path has a quotation mark (kintsugi.core.settings).
-    program = join(" ", concat(
-      var.host.user == "root" ? [] : ["sudo", "-n"],
-      ["env"],
-      [for name, value in local.variables : "'${name}=${value}'"],
-      ["'${var.launcher.python}'", "-m", "kintsugi.environments.hosts.host_program"],
-    ))
-    options = var.host.volume_directory == null ? "" : "--volume-directory '${var.host.volume_directory}'"
   }
 
   # A changed input alone would be an update in place, which runs no provisioner.
@@ -48,13 +40,7 @@ resource "terraform_data" "this" {
   provisioner "local-exec" {
     interpreter = [self.input.launcher.python, "-m", "kintsugi.environments.hosts.node"]
     command     = "write-bundle"
-    environment = {
-      KINTSUGI_NODE  = self.input.node.name
-      KINTSUGI_STATE = self.input.launcher.state_dir
-      KINTSUGI_CACHE = self.input.launcher.cache_dir
-      KINTSUGI_FLEET = self.input.launcher.fleet_file
-      PYTHONPATH     = self.input.launcher.modules
-    }
+    environment = local.environment
   }
 
   # Nobody else of the host can have made this directory before: the id is new, and mkdir takes no existing one.
@@ -71,7 +57,7 @@ resource "terraform_data" "this" {
     inline = [
       "trap 'rm -rf /tmp/kintsugi-${self.id}' EXIT",
       join(" ", [
-        "${self.input.program} create-node ${self.input.node.name} ${self.input.options}",
+        "${self.input.host.program} create-node ${self.input.node.name}",
         "--role ${self.input.node.role} --address ${self.input.node.address} --port ${self.input.node.ssh_port}",
         "--bundle /tmp/kintsugi-${self.id}/bundle.tar",
       ]),
@@ -81,17 +67,11 @@ resource "terraform_data" "this" {
   provisioner "local-exec" {
     interpreter = [self.input.launcher.python, "-m", "kintsugi.environments.hosts.node"]
     command     = "remove-bundle"
-    environment = {
-      KINTSUGI_NODE  = self.input.node.name
-      KINTSUGI_STATE = self.input.launcher.state_dir
-      KINTSUGI_CACHE = self.input.launcher.cache_dir
-      KINTSUGI_FLEET = self.input.launcher.fleet_file
-      PYTHONPATH     = self.input.launcher.modules
-    }
+    environment = local.environment
   }
 
   provisioner "remote-exec" {
     when   = destroy
-    inline = ["${self.input.program} destroy-node ${self.input.node.name} ${self.input.options}"]
+    inline = ["${self.input.host.program} destroy-node ${self.input.node.name}"]
   }
 }

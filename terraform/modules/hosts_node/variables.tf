@@ -50,7 +50,7 @@ variable "launcher" {
 }
 
 variable "host" {
-  description = "The machine: its name, and how its own sshd is reached. volume_directory: where its disk is, null for state_dir."
+  description = "The machine: its name, and how its own sshd is reached. volume_directory: where its disk is, null for state_dir. program: the words that begin a call of the host program, for its shell."
   type = object({
     name             = string
     address          = string
@@ -58,6 +58,7 @@ variable "host" {
     user             = string
     ssh_port         = number
     volume_directory = optional(string)
+    program          = string
   })
 
   validation {

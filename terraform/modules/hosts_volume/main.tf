@@ -1,29 +1,11 @@
 # A volume is a directory of its host, and outlives the node that uses it. Destroying it moves the data into the host's
 # quarantine. A destroy provisioner sees nothing but self, so all it needs is in the input; the key is read when it is used.
-locals {
-  variables = {
-    PYTHONPATH              = var.launcher.modules
-    PYTHONDONTWRITEBYTECODE = "1"
-    KINTSUGI_STATE          = var.launcher.state_dir
-    KINTSUGI_CACHE          = var.launcher.cache_dir
-    KINTSUGI_FLEET          = var.launcher.fleet_file
-  }
-}
-
 resource "terraform_data" "this" {
   input = {
     name = var.name
     path = "${var.launcher.state_dir}/volumes/${var.name}"
     host = var.host
     key  = "${var.launcher.state_dir}/secrets/ssh/host_login"
-    # A shell of the host reads these words, so each is quoted; no path has a quotation mark (kintsugi.core.settings).
-    program = join(" ", concat(
-      var.host.user == "root" ? [] : ["sudo", "-n"],
-      ["env"],
-      [for name, value in local.variables : "'${name}=${value}'"],
-      ["'${var.launcher.python}'", "-m", "kintsugi.environments.hosts.host_program"],
-    ))
-    options = var.host.volume_directory == null ? "" : "--volume-directory '${var.host.volume_directory}'"
   }
 
   # A volume stays on its host: another one makes another volume.
@@ -41,11 +23,11 @@ resource "terraform_data" "this" {
   }
 
   provisioner "remote-exec" {
-    inline = ["${self.input.program} create-volume ${self.input.name} ${self.input.options}"]
+    inline = ["${self.input.host.program} create-volume ${self.input.name}"]
   }
 
   provisioner "remote-exec" {
     when   = destroy
-    inline = ["${self.input.program} destroy-volume ${self.input.name} ${self.input.options}"]
+    inline = ["${self.input.host.program} destroy-volume ${self.input.name}"]
   }
 }
